@@ -1,0 +1,67 @@
+# Needs python3 (3.10 or later) and make; everything else is put into git-ignored folders of this one.
+PYTHON ?= python3
+HOST := 0.30.0
+OLD_HOST := 0.18.2
+
+PY := .venv/bin/python
+UV := .venv/bin/uv
+READY := .venv/.ready
+OLD_READY := .venv-$(OLD_HOST)/.ready
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+# Kernels of the CPU build compete for the cores with the server that the tests start.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test host tiny bench lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) .host/$(HOST)  ## environment and ComfyUI, into .venv and .host
+
+demo: setup  ## harmonize a photograph in a headless ComfyUI; picture and figures into out/
+	@$(PY) -m diffharmony.tests.host.demo
+
+test: setup $(OLD_READY) .host/$(OLD_HOST)  ## unit tests, then the nodes in both ComfyUI versions
+	@.venv/bin/pytest
+
+host: setup  ## ComfyUI with these nodes and the tiny models, for your browser (PORT=8188)
+	@$(PY) -m diffharmony.tests.host.comfy_server --port $(or $(PORT),8188)
+
+tiny: setup  ## train the tiny models of assets/tiny again
+	@$(PY) -m diffharmony.train.tiny
+
+bench: setup  ## speed and memory beside a reference
+	@$(PY) -m diffharmony.benchmarks
+
+lock: $(UV) .host/$(HOST) .host/$(OLD_HOST)  ## resolve requirements/*.txt again (UPGRADE=--upgrade for newer versions)
+	$(COMPILE) $(UPGRADE) .host/$(HOST)/requirements.txt requirements/pins.in pyproject.toml --extra train --extra dev \
+		--output-file requirements/host-$(HOST).txt
+	$(COMPILE) $(UPGRADE) .host/$(OLD_HOST)/requirements.txt requirements/pins.in requirements.txt \
+		--output-file requirements/host-$(OLD_HOST).txt
+	echo "uv" | $(COMPILE) $(UPGRADE) - --output-file requirements/uv.txt
+
+clean:  ## remove environments, ComfyUI and outputs
+	rm -rf .venv .venv-* .host .cache build out
+
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit("python3 must be 3.10 or later, got %d.%d. Run make PYTHON=<a newer one>." % v[:2])'
+	@$(PYTHON) -m venv .venv || { echo "python3 must be able to make a virtual environment. On Debian: apt-get install python3-venv." >&2; exit 1; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+$(READY): $(UV) requirements/host-$(HOST).txt pyproject.toml
+	@echo "Installing the environment for ComfyUI $(HOST) into .venv (about 6 GB)"
+	@$(UV) pip install --quiet --python $(PY) --require-hashes --requirement requirements/host-$(HOST).txt
+	@$(UV) pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
+
+$(OLD_READY): $(UV) requirements/host-$(OLD_HOST).txt
+	@echo "Installing the environment for ComfyUI $(OLD_HOST) into .venv-$(OLD_HOST)"
+	@$(UV) venv --quiet --allow-existing --python $(PY) .venv-$(OLD_HOST)
+	@$(UV) pip install --quiet --python .venv-$(OLD_HOST)/bin/python --require-hashes --requirement requirements/host-$(OLD_HOST).txt
+	@touch $@
+
+.host/%: | $(UV)
+	@$(PY) tests/host/fetch_host.py $*

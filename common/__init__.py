@@ -1,0 +1,1 @@
+"""What every part shares: checkpoint files, image files, masks."""

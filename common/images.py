@@ -1,0 +1,158 @@
+"""Images: reading, writing, resizing, padding, and pasting the background back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+from .checkpoint import written_whole
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def load_image(path: str | os.PathLike) -> torch.Tensor:
+    """Read an image file: [1, 3, H, W] float32 in [-1, 1].
+
+    Turned upright by its EXIF orientation. Grey and palette images become RGB; transparency is dropped, as ComfyUI's
+    LoadImage drops it; 16-bit grey keeps its precision.
+    Raises: FileNotFoundError when there is no such file; ValueError when it is not an image.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):
+        grey = _from_16_bit(image)
+        return (grey * 2 - 1)[None, None].expand(1, 3, -1, -1).contiguous()
+    return pil_to_tensor(image)
+
+
+def load_mask(path: str | os.PathLike) -> torch.Tensor:
+    """Read a foreground mask file: [1, 1, H, W] float32 in [0, 1], soft values kept; white is foreground.
+
+    Colour becomes luminance. Where colour is the same all over and the file has transparency, the transparency is the mask.
+    Raises: FileNotFoundError when there is no such file; ValueError when it is not an image.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):
+        return _from_16_bit(image)[None, None]
+    return pil_to_mask(image)
+
+
+def pil_to_tensor(image: Image.Image) -> torch.Tensor:
+    """A PIL image as [1, 3, H, W] float32 in [-1, 1]."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1.0
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()  # HWC -> 1CHW
+
+
+def pil_to_mask(image: Image.Image) -> torch.Tensor:
+    """A PIL image as a mask, [1, 1, H, W] float32 in [0, 1]; see `load_mask`."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in ("LA", "RGBA"):
+        colours = image.convert("RGB").getextrema()
+        alpha = image.getchannel("A")
+        if all(low == high for low, high in colours) and alpha.getextrema() != (255, 255):
+            image = alpha
+    return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255.0)[None, None]
+
+
+def tensor_to_pil(image: torch.Tensor) -> list[Image.Image]:
+    """[B, 3, H, W] in [-1, 1] as B 8-bit PIL images, rounded to the nearest value."""
+    pixels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return [Image.fromarray(item.permute(1, 2, 0).numpy()) for item in pixels]  # CHW -> HWC
+
+
+def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
+    """Write one image as 8 bits per channel, whole or not at all; the format follows the suffix.
+
+    image: [1, 3, H, W] or [3, H, W], floating, -1..1 (clamped, then rounded).
+    Raises: ValueError for another shape, NaN, or an unknown suffix; FileNotFoundError when the folder does not exist.
+    """
+    check_image_path(path)
+    image = image[None] if image.ndim == 3 else image
+    if image.ndim != 4 or image.shape[:2] != (1, 3):
+        raise ValueError(f"image to save must have shape [1, 3, H, W], got {list(image.shape)}. Save a batch one by one.")
+    if not torch.isfinite(image).all():
+        raise ValueError("image to save must be finite, got NaN or infinity. Run in float32 or bfloat16.")
+    options = {"quality": 95} if Path(path).suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    with written_whole(path) as temporary:
+        tensor_to_pil(image)[0].save(temporary, **options)
+
+
+def check_image_path(path: str | os.PathLike) -> None:
+    """Refuse a path that `save_image` could not write to, before any work is done.
+
+    Raises: ValueError for a suffix that names no image format; FileNotFoundError when the folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"image name must end in one of {', '.join(IMAGE_SUFFIXES)}, got {path.name!r}. Rename it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder of {path.name!r} must exist, looked in {path.parent.resolve()}. Create it first.")
+
+
+def paste_background(harmonized: torch.Tensor, composite: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Lay the harmonized foreground over the composite: mask * harmonized + (1 - mask) * composite.
+
+    harmonized, composite: [B, 3, H, W]. mask: [B, 1, H, W] in [0, 1], soft edges blend. Returns: [B, 3, H, W] in the
+    composite's dtype; a pixel where the mask is 0 is the composite's own, bit for bit.
+    """
+    weight = mask.float()
+    blend = weight * harmonized.float() + (1 - weight) * composite.float()
+    return torch.where(mask == 0, composite, blend.to(composite.dtype))
+
+
+def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize [B, C, H, W] in [-1, 1] to (height, width): bicubic with antialias, clamped to [-1, 1], float32."""
+    return resize_values(image, size).clamp(-1, 1)
+
+
+def resize_values(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize [B, C, H, W] of any range (a difference of images) to (height, width): bicubic with antialias, float32."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values.float()
+    return F.interpolate(values.float(), size=tuple(size), mode="bicubic", antialias=True)
+
+
+def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize a soft mask [B, 1, H, W] in [0, 1] to (height, width): bilinear with antialias, float32, in [0, 1]."""
+    if tuple(mask.shape[-2:]) == tuple(size):
+        return mask.float()
+    return F.interpolate(mask.float(), size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def pad_to_multiple(values: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Pad [B, C, H, W] at the right and bottom to multiples of `multiple`; crop back with [..., :H, :W].
+
+    Reflects where the image is larger than the padding, else repeats the edge.
+    """
+    height, width = values.shape[-2:]
+    for length, pad in ((width, lambda n: (0, n, 0, 0)), (height, lambda n: (0, 0, 0, n))):
+        missing = -length % multiple
+        if missing:
+            values = F.pad(values, pad(missing), mode="reflect" if missing < length else "replicate")
+    return values
+
+
+def _open(path: str | os.PathLike) -> Image.Image:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} must be an image that Pillow reads, got something else ({error}). Export it again.") from error
+    if upright.mode == "F":
+        raise ValueError(f"{path} must have 8 or 16 bits per channel, got floating values. Export it as PNG.")
+    return upright
+
+
+def _from_16_bit(image: Image.Image) -> torch.Tensor:
+    # Pillow opens 16-bit grey as I;16 (I in older versions); its own conversion to RGB would clip at 255
+    values = np.clip(np.asarray(image).astype(np.float32), 0, 65535) / 65535.0
+    return torch.from_numpy(values)

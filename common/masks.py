@@ -1,0 +1,92 @@
+"""Foreground masks: 1 = foreground, 0 = background (SPEC §1, §2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+THRESHOLD = 0.5
+
+
+def binarize_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Bring a soft mask to exactly 0 or 1: a value of at least 0.5 is foreground.
+
+    mask: any shape, floating dtype or bool, 0..1. Returns: the same shape, {0, 1}, the same dtype (bool gives float32).
+    Source: SPEC §2 ("thresholded at 0.5").
+    """
+    dtype = mask.dtype if mask.is_floating_point() else torch.float32
+    return (mask >= THRESHOLD).to(dtype) if mask.dtype != torch.bool else mask.to(dtype)
+
+
+def mask_to_latent(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Binarize a mask at image size, then bring it to latent size by nearest neighbour.
+
+    mask: [B, 1, H, W], 0..1. size: latent (height, width). Returns: [B, 1, height, width], {0, 1}, the mask's dtype.
+    Source: SPEC §2 (eq. 1's down(M)).
+    """
+    return F.interpolate(binarize_mask(mask), size=tuple(size), mode="nearest")
+
+
+def check_image(image: torch.Tensor, name: str = "composite") -> None:
+    """Refuse anything but an image batch: [B, 3, H, W], floating dtype, nothing empty.
+
+    Raises: TypeError for something that is not a tensor; ValueError naming the rule, what was found and what to do.
+    """
+    _check_tensor(image, name, channels=3)
+    if not image.is_floating_point():
+        raise ValueError(f"{name} must be a floating tensor in [-1, 1], got {image.dtype}. Convert it: x.float() / 127.5 - 1.")
+
+
+def check_mask(mask: torch.Tensor, name: str = "mask") -> None:
+    """Refuse anything but a mask batch: [B, 1, H, W], floating dtype or bool, values in 0..1.
+
+    Raises: TypeError for something that is not a tensor; ValueError naming the rule, what was found and what to do.
+    """
+    _check_tensor(mask, name, channels=1)
+    if mask.dtype == torch.bool:
+        return
+    if not mask.is_floating_point():
+        raise ValueError(f"{name} must be a floating or bool tensor in [0, 1], got {mask.dtype}. Divide an 8-bit mask by 255.")
+    low, high = (value.item() for value in torch.aminmax(mask))
+    # NaN fails the comparison too
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(f"{name} must lie in [0, 1], got values from {low:g} to {high:g}. Scale it, or clamp it first.")
+
+
+def check_image_and_mask(
+    image: torch.Tensor, mask: torch.Tensor, name: str = "composite"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check an (image, mask) pair and bring both to one batch size, on the image's device.
+
+    image: [B, 3, H, W], floating, -1..1. mask: [B or 1, 1, H, W], 0..1 (soft values are kept). An image of batch 1 serves
+    N masks as well. Returns: image [B, 3, H, W] as given, mask [B, 1, H, W] float32.
+    Raises: ValueError for a wrong shape or range, for other sizes, or batch sizes that do not go together.
+    """
+    check_image(image, name)
+    check_mask(mask)
+    if image.shape[-2:] != mask.shape[-2:]:
+        raise ValueError(
+            f"mask must be as large as {name} ({image.shape[-1]} x {image.shape[-2]} px, width x height), "
+            f"got {mask.shape[-1]} x {mask.shape[-2]} px. Resize the mask first."
+        )
+    batches = {image.shape[0], mask.shape[0]}
+    if len(batches - {1}) > 1:
+        raise ValueError(
+            f"mask must have batch 1 or the batch of {name} ({image.shape[0]}), got batch {mask.shape[0]}. "
+            "Pass one mask for all images, or one per image."
+        )
+    batch = max(batches)
+    mask = mask.to(device=image.device, dtype=torch.float32)
+    return image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1, -1)
+
+
+def _check_tensor(value: torch.Tensor, name: str, channels: int) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor [B, {channels}, H, W], got {type(value).__name__}. Convert it first.")
+    if value.ndim != 4 or value.shape[1] != channels:
+        raise ValueError(
+            f"{name} must have shape [B, {channels}, H, W], got {list(value.shape)}. "
+            "Add the batch dimension with x[None], and move channels to dimension 1."
+        )
+    if value.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got shape {list(value.shape)}. Pass at least one image of one pixel.")

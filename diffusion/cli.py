@@ -1,0 +1,182 @@
+"""The commands `harmonize` and `convert`: options, and what they print. Heavy imports wait until one runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
+ImageArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="COMPOSITE")]
+MaskArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MASK")]
+SourceArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+
+
+@dataclass(frozen=True)
+class HarmonizeConfig:
+    """Relight the foreground of a composite photograph to match its background.
+
+    Examples:
+      diffharmony harmonize composite.png mask.png --out harmonized.png
+      diffharmony harmonize composite.png mask.png --out harmonized.png --vae harmony_vae.safetensors \\
+          --unet harmonization_unet.safetensors --size 1024 --device cuda --dtype float16
+    """
+
+    composite: ImageArgument
+    """Image file: an object pasted on a background."""
+    mask: MaskArgument
+    """Mask file of the same size: white is the pasted object; grey edges blend."""
+    out: Path
+    """Image file to write (.png, .jpg, .webp, .tif); an existing one is replaced."""
+    vae: Path = TINY / "harmony_vae.safetensors"
+    """Harmony-VAE: our single file, or a diffusers folder. The default is a tiny model for trying out."""
+    unet: Path = TINY / "harmonization_unet.safetensors"
+    """Harmonization UNet: our single file, or a diffusers folder. The default is a tiny model for trying out."""
+    steps: int = 5
+    """Sampling steps."""
+    seed: int = 0
+    """Seed of the noise."""
+    size: int | Literal["native"] | None = None
+    """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; by default
+    native, but at most 1024. The result always has the image's own size."""
+    paste_background: bool = True
+    """Lay the relit foreground over the composite, whose background stays exactly as it was."""
+    plain: bool = False
+    """Decode plainly, without the composite as condition; a plain VAE will do."""
+    keep_detail: bool = True
+    """Where the working size is smaller than the image, enlarge the change rather than the result."""
+    tile: int | None = None
+    """Decode in tiles of this many pixels, for large images on small machines."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision to compute in."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Turn the authors' archive, or diffusers folders, into our single files with the empty prompt baked in.
+
+    Writes harmonization_unet.safetensors and harmony_vae.safetensors (with --direction invert: inverse_unet.safetensors
+    and inverse_harmony_vae.safetensors).
+
+    Examples:
+      diffharmony convert DiffHarmony-archive --out models
+      diffharmony convert my-unet --text-encoder sd/text_encoder --tokenizer sd/tokenizer --out models
+    """
+
+    source: SourceArgument
+    """The authors' archive unpacked (base/, condition_vae/), a diffusers pipeline folder, or a UNet's folder or file."""
+    out: Path
+    """Folder to write to; made where missing. Existing files of those names are replaced."""
+    unet: Path | None = None
+    """Take the UNet from here instead."""
+    vae: Path | None = None
+    """Take the Harmony-VAE (or plain VAE) from here instead."""
+    text_encoder: Path | None = None
+    """Take the text encoder from here instead."""
+    tokenizer: Path | None = None
+    """Take the tokenizer from here instead."""
+    direction: Literal["harmonize", "invert"] = "harmonize"
+    """What the models were trained for."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision of the files."""
+    json: bool = False
+    """Print one JSON object as the last line."""
+
+
+def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
+    """Run `diffharmony harmonize`. Returns: what --json prints."""
+    import torch
+    from tqdm import tqdm
+
+    from ..common.images import check_image_path, load_image, load_mask, save_image
+    from ..harmony_vae import load_harmony_vae, load_vae
+    from .harmonization import harmonize, working_size
+    from .unet import load_unet
+
+    check_image_path(config.out)
+    _refuse_overwriting(config.out, (config.composite, config.mask, config.vae, config.unet))
+    composite, mask = load_image(config.composite), load_mask(config.mask)
+    device, dtype = _device(config.device), getattr(torch, config.dtype)
+    _say(f"Loading {config.vae}")
+    vae = (load_vae if config.plain else load_harmony_vae)(config.vae, dtype).to(device)
+    _say(f"Loading {config.unet}")
+    unet = load_unet(config.unet, dtype=dtype).to(device)
+    with tqdm(total=config.steps, desc="Sampling", file=sys.stderr) as bar:
+        harmonized = harmonize(
+            vae,
+            unet,
+            composite,
+            mask,
+            config.steps,
+            config.seed,
+            size=config.size,
+            paste_background=config.paste_background,
+            conditional=not config.plain,
+            keep_detail=config.keep_detail,
+            tile=config.tile,
+            progress=lambda done, total: bar.update(),
+        )
+    save_image(harmonized, config.out)
+    _say(f"Wrote {config.out}")
+    height, width = composite.shape[-2:]
+    return {
+        "command": "harmonize",
+        "out": str(config.out),
+        "width": width,
+        "height": height,
+        "working_size": list(working_size(height, width, config.size))[::-1],
+        "foreground": round((mask >= 0.5).float().mean().item(), 6),
+        "steps": config.steps,
+        "seed": config.seed,
+        "conditional": not config.plain,
+        "paste_background": config.paste_background,
+        "direction": unet.direction,
+        "device": str(device),
+        "dtype": config.dtype,
+    }
+
+
+def run_convert(config: ConvertConfig) -> dict[str, Any]:
+    """Run `diffharmony convert`. Returns: what --json prints."""
+    import dataclasses
+
+    import torch
+
+    from .convert import convert_models, find_sources
+
+    overrides = {name: getattr(config, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    sources = dataclasses.replace(find_sources(config.source), **{name: path for name, path in overrides.items() if path is not None})
+    written = convert_models(sources, config.out, direction=config.direction, dtype=getattr(torch, config.dtype))
+    for path in written.values():
+        _say(f"Wrote {path}")
+    return {"command": "convert", "direction": config.direction, "dtype": config.dtype, **{k: str(v) for k, v in written.items()}}
+
+
+def _device(name: str):
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that this machine has, got {name!r}. Use --device auto or cpu.") from error
+    return device
+
+
+def _refuse_overwriting(out: Path, inputs: tuple[Path, ...]) -> None:
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(f"--out must be another file than the inputs, got {out}. Choose another name.")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,157 @@
+"""From the authors' archive or diffusers folders to our two single files, the empty prompt baked in (SPEC §10)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
+from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
+
+logger = logging.getLogger("diffharmony")
+
+FILE_NAMES = {
+    "harmonize": ("harmonization_unet.safetensors", "harmony_vae.safetensors"),
+    "invert": ("inverse_unet.safetensors", "inverse_harmony_vae.safetensors"),
+}
+WITHOUT_EMBEDDING = ("text_encoder", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the parts of one pair of models are; None where there is none."""
+
+    unet: Path | None = None
+    vae: Path | None = None
+    text_encoder: Path | None = None
+    tokenizer: Path | None = None
+
+
+def find_sources(source: str | os.PathLike) -> Sources:
+    """Find the parts in the authors' archive, in a diffusers pipeline folder, or in a UNet's own folder or file.
+
+    The archive has `base/` (unet, vae, text_encoder, tokenizer) and `condition_vae/`, whose VAE is preferred.
+    Raises: FileNotFoundError when nothing of the kind is there, with what was looked for.
+    Source: SPEC §10.
+    """
+    source = Path(source)
+    if source.is_file() or (source / "config.json").is_file():
+        return Sources(unet=source)
+    if not source.is_dir():
+        raise FileNotFoundError(f"folder {source.name!r} must exist, looked in {source.parent.resolve()}. Check the path.")
+    base = source / "base" if (source / "base").is_dir() else source
+
+    def folder(*candidates: Path) -> Path | None:
+        return next((path for path in candidates if path.is_dir()), None)
+
+    found = Sources(
+        unet=folder(base / "unet"),
+        vae=folder(source / "condition_vae", base / "condition_vae", base / "vae"),
+        text_encoder=folder(base / "text_encoder"),
+        tokenizer=folder(base / "tokenizer"),
+    )
+    if found.unet is None and found.vae is None:
+        names = ", ".join(sorted(entry.name for entry in source.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"base/, condition_vae/, unet/ or vae/ must exist, looked in {source.resolve()}, which holds {names}. "
+            "Pass the authors' archive, unpacked, or a diffusers folder."
+        )
+    return found
+
+
+def encode_empty_prompt(text_encoder: str | os.PathLike, tokenizer: str | os.PathLike) -> torch.Tensor:
+    """The text encoder's output for "", padded to 77 tokens: [1, 77, D] float32.
+
+    text_encoder, tokenizer: folders in transformers' layout (CLIPTextModel, CLIPTokenizer).
+    Raises: FileNotFoundError for a missing folder; ValueError for one that cannot be loaded whole.
+    Source: SPEC §1 (empty-prompt embedding).
+    """
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokens = _transformers_load(CLIPTokenizer, tokenizer, "tokenizer")
+    encoder, info = _transformers_load(CLIPTextModel, text_encoder, "text encoder", output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{text_encoder} must hold a whole CLIPTextModel, got {len(missing)} parameters missing (first: {missing[0]}). "
+            "Copy it again."
+        )
+    ids = tokens("", padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return encoder.eval().float()(ids).last_hidden_state
+
+
+def convert_models(
+    sources: Sources, out: str | os.PathLike, *, direction: str = "harmonize", dtype: torch.dtype = torch.float16
+) -> dict[str, Path]:
+    """Write our single files from the parts found: `harmonization_unet` and `harmony_vae` (or the inverse pair).
+
+    A plain AutoencoderKL becomes a Harmony-VAE whose conditional decode still equals its plain decode: it must be trained.
+    out: folder, made where missing. direction: "harmonize" | "invert". dtype: of the files, float16 or float32.
+    Returns: {"unet": path, "harmony_vae": path}, without what there was no source for.
+    Raises: FileNotFoundError, ValueError for parts that are missing, damaged, or do not go together.
+    Source: SPEC §10, DESIGN.md "Contracts".
+    """
+    out = Path(out)
+    if direction not in FILE_NAMES:
+        raise ValueError(f"direction must be one of {tuple(FILE_NAMES)}, got {direction!r}. Pass one of these.")
+    unet_name, vae_name = FILE_NAMES[direction]
+    training = {"command": "convert", "source": {key: str(path) for key, path in vars(sources).items() if path is not None}}
+    # both are read and checked before anything is written
+    unet = _read_unet(sources) if sources.unet is not None else None
+    vae = _read_vae(sources.vae) if sources.vae is not None else None
+    out.mkdir(parents=True, exist_ok=True)
+    written = {}
+    if unet is not None:
+        save_unet(
+            unet, out / unet_name, direction=direction, prediction_type=unet.prediction_type, dtype=dtype, training=training
+        )
+        written["unet"] = out / unet_name
+    if vae is not None:
+        save_harmony_vae(vae, out / vae_name, direction=direction, dtype=dtype, training=training)
+        written["harmony_vae"] = out / vae_name
+    return written
+
+
+def _read_unet(sources: Sources):
+    if sources.text_encoder is None or sources.tokenizer is None:
+        carries_its_own = sources.unet.is_file() or (sources.unet / PROMPT_FILE).is_file()
+        if not carries_its_own:
+            missing = " and ".join(name for name in WITHOUT_EMBEDDING if getattr(sources, name) is None)
+            raise FileNotFoundError(
+                f"{missing} must be given to bake in the empty prompt, got none beside {sources.unet}. "
+                "Pass --text-encoder FOLDER and --tokenizer FOLDER of the Stable Diffusion model that the UNet was trained from."
+            )
+        logger.info("Reading the UNet, with the empty prompt it carries, from %s", sources.unet)
+        return load_unet(sources.unet)
+    logger.info("Reading the UNet from %s", sources.unet)
+    unet = load_unet(sources.unet)
+    logger.info("Encoding the empty prompt with %s", sources.text_encoder)
+    embeds = encode_empty_prompt(sources.text_encoder, sources.tokenizer)
+    setattr(unet, PROMPT_KEY, check_empty_prompt(embeds, unet))
+    return unet
+
+
+def _read_vae(path: Path) -> HarmonyVAE:
+    logger.info("Reading the VAE from %s", path)
+    vae = load_vae(path)
+    if isinstance(vae, HarmonyVAE):
+        return vae
+    logger.warning(
+        "%s is a plain VAE: the Harmony-VAE written from it decodes as it does until trained (diffharmony train-vae).", path
+    )
+    return HarmonyVAE.from_autoencoder_kl(vae)
+
+
+def _transformers_load(kind: type, path: str | os.PathLike, what: str, **options):
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"{what} folder {Path(path).name!r} must exist, looked in {Path(path).parent.resolve()}. Check the path.")
+    try:
+        return kind.from_pretrained(str(path), local_files_only=True, **options)
+    except Exception as error:  # transformers raises many kinds, down to bare Exception, for a damaged folder
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} must be a whole {kind.__name__} folder, but transformers could not load it ({first}).") from error

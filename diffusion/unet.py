@@ -1,0 +1,294 @@
+"""The 9-channel UNet of both directions: loading, checking, saving (SPEC §2, §4)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from ..common.checkpoint import DIRECTIONS, Checkpoint, read_checkpoint, write_checkpoint
+
+logger = logging.getLogger("diffharmony")
+
+KIND = "unet"
+IN_CHANNELS = 9
+OUT_CHANNELS = 4
+PROMPT_LENGTH = 77
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+PROMPT_KEY = "empty_prompt_embeds"
+# beside config.json in a diffusers folder that we wrote: the embedding, direction and prediction type
+PROMPT_FILE = "empty_prompt_embeds.safetensors"
+HOW_TO_BAKE = "Bake it in with: diffharmony convert FOLDER --text-encoder FOLDER --tokenizer FOLDER --out FOLDER"
+
+
+def load_unet(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    """Load the harmonization or inverse UNet, in evaluation mode, on the CPU.
+
+    path: our single file, a diffusers folder (config.json + .safetensors or .bin, sharded or not), or a pipeline folder
+    with `unet/`. dtype: float32, float16 or bfloat16.
+    Returns: a diffusers UNet2DConditionModel with `.empty_prompt_embeds` ([1, 77, D] float32, or None where the folder
+    has none), `.direction` ("harmonize" | "invert") and `.prediction_type` ("epsilon" | "v_prediction").
+    Raises: FileNotFoundError for a missing file or folder; ValueError for another kind of model, a damaged or incomplete
+    file, or a number of input channels other than 9.
+    Source: SPEC §2 (architecture), DESIGN.md "Contracts" (files).
+    """
+    path = Path(path)
+    if path.is_dir():
+        unet = _load_folder(path, dtype)
+    else:
+        unet = _load_file(path, dtype)
+    return unet.eval().requires_grad_(False)
+
+
+def save_unet(
+    unet: UNet2DConditionModel,
+    path: str | os.PathLike,
+    *,
+    empty_prompt_embeds: torch.Tensor | None = None,
+    direction: str = "harmonize",
+    prediction_type: str = "epsilon",
+    dtype: torch.dtype = torch.float16,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a UNet as one .safetensors file that `load_unet` and the nodes load, whole or not at all.
+
+    empty_prompt_embeds: [1, 77, D] or [77, D]; None takes the UNet's own attribute. dtype: float16 or float32 (of the file).
+    training: a JSON-able summary kept in the metadata.
+    Raises: ValueError for a UNet without 9 input channels, a missing or misshapen embedding, or an unknown option.
+    Source: DESIGN.md "Contracts".
+    """
+    check_channels(unet.config.in_channels, unet.config.out_channels, str(path))
+    if dtype not in (torch.float16, torch.float32):
+        raise ValueError(f"dtype of a checkpoint must be torch.float16 or torch.float32, got {dtype}. Pass one of these.")
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type must be one of {PREDICTION_TYPES}, got {prediction_type!r}. Pass one of these.")
+    if empty_prompt_embeds is None:
+        empty_prompt_embeds = getattr(unet, PROMPT_KEY, None)
+    if empty_prompt_embeds is None:
+        raise ValueError(f"empty_prompt_embeds must be given, got None for a UNet that has none. {HOW_TO_BAKE}")
+    embeds = check_empty_prompt(empty_prompt_embeds, unet)
+    tensors = {name: tensor.to(dtype) for name, tensor in unet.state_dict().items()}
+    tensors[PROMPT_KEY] = embeds.to(dtype)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} must be finite in {dtype}, got infinity or NaN. Save in torch.float32, or retrain.")
+    write_checkpoint(
+        path,
+        tensors,
+        kind=KIND,
+        config=public_config(unet),
+        direction=direction,
+        prediction_type=prediction_type,
+        training=training,
+    )
+
+
+def check_channels(in_channels: int, out_channels: int, name: str = "unet") -> None:
+    """Refuse channel numbers that are not the harmonization UNet's: 9 in, 4 out.
+
+    Raises: ValueError naming the rule, what was found and what to do.
+    Source: SPEC §2.
+    """
+    if (in_channels, out_channels) == (IN_CHANNELS, OUT_CHANNELS):
+        return
+    hint = "This is a text-to-image UNet; take the inpainting one." if in_channels == 4 else "Take a harmonization UNet."
+    raise ValueError(
+        f"UNet {name} must have {IN_CHANNELS} input channels (noisy latent 4, mask 1, condition latent 4) and "
+        f"{OUT_CHANNELS} output channels, got {in_channels} and {out_channels}. {hint}"
+    )
+
+
+def check_empty_prompt(embeds: torch.Tensor, unet: UNet2DConditionModel) -> torch.Tensor:
+    """Check an empty-prompt embedding against the UNet's cross-attention width.
+
+    embeds: [1, 77, D] or [77, D], floating. Returns: [1, 77, D] float32 on the CPU.
+    Raises: ValueError for another shape or width.
+    """
+    embeds = embeds.detach().to(device="cpu", dtype=torch.float32)
+    embeds = embeds[None] if embeds.ndim == 2 else embeds
+    width = unet.config.cross_attention_dim
+    if tuple(embeds.shape) != (1, PROMPT_LENGTH, width):
+        raise ValueError(
+            f"empty_prompt_embeds must have shape [1, {PROMPT_LENGTH}, {width}] (the UNet's cross-attention width), "
+            f"got {list(embeds.shape)}. Use the text encoder that the UNet was trained with."
+        )
+    return embeds
+
+
+def public_config(unet: UNet2DConditionModel) -> dict[str, Any]:
+    """The UNet's diffusers configuration as JSON-able fields, without diffusers' private ones."""
+    config = json.loads(unet.to_json_string())
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def attach(
+    unet: UNet2DConditionModel, embeds: torch.Tensor | None, direction: str | None, prediction_type: str | None
+) -> UNet2DConditionModel:
+    """Set `.empty_prompt_embeds`, `.direction` and `.prediction_type`, checked; None takes the SD defaults."""
+    direction = direction or "harmonize"
+    prediction_type = prediction_type or "epsilon"
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction of a UNet must be one of {DIRECTIONS}, got {direction!r}. Write the file again.")
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction_type of a UNet must be one of {PREDICTION_TYPES}, got {prediction_type!r}. "
+            "Another kind of prediction cannot be sampled here."
+        )
+    unet.empty_prompt_embeds = None if embeds is None else check_empty_prompt(embeds, unet)
+    unet.direction = direction
+    unet.prediction_type = prediction_type
+    return unet
+
+
+def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> None:
+    """Write what a diffusers folder has no place for (embedding, direction, prediction type) beside its config.json.
+
+    A UNet without an embedding writes nothing: its prediction type is in the pipeline's scheduler.
+    """
+    embeds = getattr(unet, PROMPT_KEY, None)
+    if embeds is None:
+        return
+    write_checkpoint(
+        Path(folder) / PROMPT_FILE,
+        {PROMPT_KEY: check_empty_prompt(embeds, unet)},
+        kind=KIND,
+        config=public_config(unet),
+        direction=getattr(unet, "direction", "harmonize"),
+        prediction_type=getattr(unet, "prediction_type", "epsilon"),
+    )
+
+
+def _load_file(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+    checkpoint = read_checkpoint(path)
+    if checkpoint.kind != KIND:
+        raise ValueError(f"{path} must be a UNet (diffharmony.kind = {KIND!r}), got {_describe(checkpoint)}. {_advice(checkpoint)}")
+    if checkpoint.config is None:
+        raise ValueError(f"{path} must carry its configuration in the metadata, got none. Write it again with diffharmony convert.")
+    tensors = dict(checkpoint.tensors)
+    embeds = tensors.pop(PROMPT_KEY, None)
+    if embeds is None:
+        raise ValueError(f"{path} must hold the tensor {PROMPT_KEY!r}, got none. {HOW_TO_BAKE}")
+    _check_config_channels(checkpoint.config, path)
+    unet = UNet2DConditionModel.from_config(checkpoint.config)
+    _load_strictly(unet, tensors, path)
+    return attach(unet.to(dtype), embeds, checkpoint.direction, checkpoint.prediction_type)
+
+
+def _load_strictly(unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    expected = unet.state_dict()
+    wrong = [name for name, t in tensors.items() if name in expected and t.shape != expected[name].shape]
+    missing = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected]
+    _refuse_incomplete(path, missing, extra, wrong)
+    unet.load_state_dict(tensors)
+
+
+def _refuse_incomplete(path: Path, missing: list[str], extra: list[str], wrong: list[str]) -> None:
+    problems = [
+        f"{len(names)} {what} (first: {sorted(names)[0]})"
+        for names, what in ((missing, "missing"), (extra, "unexpected"), (wrong, "of another shape"))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{path} must hold exactly the UNet's parameters, got {', '.join(problems)}. "
+            "It is incomplete or not a UNet: copy it again, or convert it."
+        )
+
+
+def _load_folder(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+    if not (path / "config.json").is_file() and (path / "unet").is_dir():
+        return _with_scheduler_setting(_load_folder(path / "unet", dtype), path)
+    config = _read_json(path / "config.json")
+    class_name = config.get("_class_name", "UNet2DConditionModel")
+    if class_name != "UNet2DConditionModel":
+        raise ValueError(
+            f"{path} must be a diffusers folder of UNet2DConditionModel, got {class_name}. Pass the folder `unet/` of a pipeline."
+        )
+    _check_config_channels(config, path)
+    unet = _from_pretrained(path, dtype)
+    prompt_file = path / PROMPT_FILE
+    if prompt_file.is_file():
+        checkpoint = read_checkpoint(prompt_file)
+        return attach(unet, checkpoint.tensors.get(PROMPT_KEY), checkpoint.direction, checkpoint.prediction_type)
+    return _with_scheduler_setting(attach(unet, None, None, None), path.parent)
+
+
+def _with_scheduler_setting(unet: UNet2DConditionModel, pipeline_folder: Path) -> UNet2DConditionModel:
+    """Take the prediction type from the pipeline's scheduler, where our own file did not say it."""
+    settings = pipeline_folder / "scheduler" / "scheduler_config.json"
+    if unet.empty_prompt_embeds is None and settings.is_file():
+        attach(unet, None, unet.direction, _read_json(settings).get("prediction_type"))
+    return unet
+
+
+def _from_pretrained(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+    names = {file.name for file in path.iterdir()}
+    weights = sorted(name for name in names if name.startswith("diffusion_pytorch_model"))
+    if not weights:
+        raise FileNotFoundError(
+            f"diffusion_pytorch_model.safetensors or .bin must exist, looked in {path.resolve()}, which holds "
+            f"{', '.join(sorted(names)) or 'nothing'}. Pass a complete diffusers folder."
+        )
+    # a folder may carry half-precision files only: diffusers finds them when told
+    plain = [name for name in weights if ".fp16" not in name]
+    variant = None if plain else "fp16"
+    safe = any(".safetensors" in name for name in plain or weights)
+    try:
+        unet, info = UNet2DConditionModel.from_pretrained(
+            path,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=safe,
+            variant=variant,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{path} must be a whole diffusers UNet folder, but diffusers could not load it ({_first_line(error)}). "
+            "Copy or download it again."
+        ) from error
+    _refuse_incomplete(path, info.get("missing_keys", []), info.get("unexpected_keys", []), [])
+    return unet
+
+
+def _check_config_channels(config: dict[str, Any], path: Path) -> None:
+    """Refuse by configuration, before gigabytes are read. 4 is diffusers' default for both."""
+    check_channels(config.get("in_channels", 4), config.get("out_channels", 4), str(path))
+
+
+def _describe(checkpoint: Checkpoint) -> str:
+    if checkpoint.kind is not None:
+        return f"{checkpoint.kind!r}"
+    names = sorted(checkpoint.tensors)
+    return f"a file without that metadata holding {len(names)} tensors ({', '.join(names[:3])}, ...)"
+
+
+def _advice(checkpoint: Checkpoint) -> str:
+    if checkpoint.kind in ("harmony_vae", "autoencoder"):
+        return "It is a VAE: pass it as the VAE, and a UNet file here."
+    if checkpoint.kind is None and "conv_in.weight" in checkpoint.tensors and "conv_out.weight" in checkpoint.tensors:
+        return "Pass its diffusers folder (with config.json) instead, or write our file with diffharmony convert."
+    return "Pass a file written by diffharmony train-unet or diffharmony convert."
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent.resolve()}. Pass a diffusers folder or a .safetensors file.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be JSON, got something else ({error}). Copy it again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}. Copy it again.")
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

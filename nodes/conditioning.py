@@ -1,0 +1,77 @@
+"""Harmony Conditioning: what a core KSampler needs to harmonize an image."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from comfy import model_management
+from comfy_api.latest import io
+
+from ..common.images import pad_to_multiple
+from ..common.masks import binarize_mask, mask_to_latent
+from .images import mask_for, rgb_image, same_batch
+from .loaders import CATEGORY
+
+logger = logging.getLogger("diffharmony")
+
+
+def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tensor):
+    """CONDITIONING that carries the encoded image and its mask, and an empty LATENT of their size and batch.
+
+    image: IMAGE [B,H,W,3 or 4]. mask: MASK [B or 1,h,w] of any size. Sides that are not multiples of 8 are padded; Harmony VAE
+    Decode cuts them back. The latent is empty because any other is added to the noise.
+    Raises: ValueError for shapes that do not fit, or a mask without foreground. Source: SPEC §2.
+    """
+    image = rgb_image(image)
+    image, mask = same_batch({"image": image, "mask": mask_for(mask, image)})
+    _check_foreground(mask)
+    factor = vae.spacial_compression_encode()
+    padded_image = pad_to_multiple(image.movedim(-1, 1), factor).movedim(1, -1)
+    latent = vae.encode(padded_image)
+    values = {
+        "concat_latent_image": latent,
+        "concat_mask": mask_to_latent(pad_to_multiple(mask, factor), latent.shape[-2:]),
+    }
+    conditioning = [[embeds, {**options, **values}] for embeds, options in conditioning]
+    empty = torch.zeros(latent.shape, device=model_management.intermediate_device())
+    return conditioning, {"samples": empty}
+
+
+def _check_foreground(mask: torch.Tensor) -> None:
+    foreground = binarize_mask(mask) > 0
+    if not foreground.any():
+        raise ValueError(
+            "mask must mark the foreground in white, got a mask that is black everywhere. Load a mask with 'Load Image (as Mask)', "
+            "or invert this one; the mask output of 'Load Image' is empty for an image without transparency."
+        )
+    if foreground.all():
+        logger.warning("The mask is white everywhere: there is no background to harmonize with.")
+
+
+class HarmonyConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiffHarmonyConditioning",
+            display_name="Harmony Conditioning",
+            category=CATEGORY,
+            description="Prepares a composite image and its foreground mask for a KSampler with a harmonization UNet.",
+            search_aliases=["harmonize", "relight", "composite"],
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The empty prompt of Load Harmonization UNet."),
+                io.Vae.Input("vae", tooltip="The VAE that encodes the image: a Harmony-VAE, or any VAE with the same latents."),
+                io.Image.Input("image", tooltip="The composite image: a foreground pasted on a background. Any size."),
+                io.Mask.Input("mask", tooltip="White = the foreground to harmonize. Stretched to the image where its size differs."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="For KSampler's positive."),
+                io.Conditioning.Output(display_name="negative", tooltip="For KSampler's negative. At cfg 1 it is not used."),
+                io.Latent.Output(display_name="latent", tooltip="An empty latent of the image's size, for KSampler at denoise 1."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, vae, image, mask) -> io.NodeOutput:
+        conditioning, latent = condition_sampling(conditioning, vae, image, mask)
+        return io.NodeOutput(conditioning, conditioning, latent)

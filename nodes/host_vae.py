@@ -1,0 +1,129 @@
+"""A Harmony-VAE as the host's VAE: all of its core nodes take it, and it decodes under a condition besides."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import comfy.model_patcher
+import comfy.sd
+import comfy.utils
+import torch
+from comfy import model_management
+from comfy.ldm.models.autoencoder import AutoencoderKL
+
+if TYPE_CHECKING:
+    from ..harmony_vae import HarmonyVAE
+
+logger = logging.getLogger("diffharmony")
+
+FALLBACK_TILE = 512  # image pixels
+# A conditional decode holds E_c's features besides what a plain decode needs. For Stable Diffusion's widths they come to 650
+# values per image pixel, and the host counts 2178 for the decode itself.
+CONDITION_MEMORY = 1.3
+
+# The smallest VAE that the host can build. It only lets the host's constructor run; its module is replaced at once.
+STAND_IN = {
+    "embed_dim": 4,
+    "ddconfig": {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 32,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    },
+}
+
+
+class TensorVAE(torch.nn.Module):
+    """The calls that the host makes on a VAE's module: tensors in, tensors out."""
+
+    def __init__(self, harmony_vae: HarmonyVAE):
+        super().__init__()
+        self.harmony_vae = harmony_vae
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.harmony_vae.encode(pixels).latent_dist.mode()
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return self.harmony_vae.decode(z).sample
+
+
+class HostHarmonyVAE(comfy.sd.VAE):
+    """The host's VAE around a HarmonyVAE."""
+
+    def __init__(self, harmony_vae: HarmonyVAE):
+        super().__init__(sd=AutoencoderKL(**STAND_IN).state_dict(), config={"params": STAND_IN})
+        self.latent_channels = harmony_vae.config.latent_channels
+        self.downscale_ratio = self.upscale_ratio = harmony_vae.spatial_factor
+        self.first_stage_model = TensorVAE(harmony_vae).to(self.vae_dtype).eval().requires_grad_(False)
+        model_management.archive_model_dtypes(self.first_stage_model)
+        self.patcher = comfy.model_patcher.CoreModelPatcher(
+            self.first_stage_model, load_device=self.device, offload_device=model_management.vae_offload_device()
+        )
+        self.size = None
+        self.model_size()
+
+    def get_sd(self) -> dict[str, torch.Tensor]:
+        """What the host's Save VAE writes: the library's own parameter names."""
+        return self.first_stage_model.harmony_vae.state_dict()
+
+    def decode_conditionally(self, samples: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, tile: int | None = None) -> torch.Tensor:
+        """Decode latents under (image, mask), one image after the other; in tiles of `tile` pixels where it is given.
+
+        samples: [B,c,h,w], unscaled. image: [B or 1,3,h*f,w*f] in 0..1. mask: [B or 1,1,h*f,w*f] in {0,1}.
+        Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device. When memory runs out, the images not done yet are
+        decoded in tiles, under the same condition.
+        """
+        self._load(samples, tile)
+        shared = image.shape[0] == mask.shape[0] == 1
+        progress = comfy.utils.ProgressBar(samples.shape[0])
+        condition = None
+        decoded = []
+        for index in range(samples.shape[0]):
+            model_management.throw_exception_if_processing_interrupted()
+            z = self._to_device(samples, index)
+            one_image, one_mask = self.process_input(self._to_device(image, index)), self._to_device(mask, index)
+            result = None
+            if tile is None:
+                try:
+                    if condition is None or not shared:
+                        condition = self._vae.encode_condition(one_image, one_mask)
+                    result = self._vae.decode(z, condition).sample
+                except Exception as error:
+                    model_management.raise_non_oom(error)
+            if result is None:
+                # Outside the except block: the exception kept the failed attempt's tensors alive.
+                condition = None
+                model_management.soft_empty_cache()
+                tile = tile or self._fallback_tile(one_image)
+                result = self._vae.decode_tiled(z, one_image, one_mask, tile=tile).sample
+            decoded.append(self.process_output(result.to(device=self.output_device, dtype=self.vae_output_dtype())))
+            progress.update(1)
+        return torch.cat(decoded)
+
+    @property
+    def _vae(self) -> HarmonyVAE:
+        return self.first_stage_model.harmony_vae
+
+    def _load(self, samples: torch.Tensor, tile: int | None) -> None:
+        shape = list(samples.shape)
+        if tile is not None:
+            shape[-2:] = [min(side, tile // self.downscale_ratio) for side in shape[-2:]]
+        memory = self.memory_used_decode(shape, self.vae_dtype) * CONDITION_MEMORY
+        model_management.load_models_gpu([self.patcher], memory_required=memory)
+
+    def _to_device(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+        one = batch[index % batch.shape[0]].unsqueeze(0)
+        return one.to(device=self.device, dtype=self.vae_dtype)
+
+    def _fallback_tile(self, image: torch.Tensor) -> int:
+        half = max(image.shape[-2:]) // 2 // self.downscale_ratio * self.downscale_ratio
+        tile = max(4 * self.downscale_ratio, min(FALLBACK_TILE, half))
+        logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px, under the same condition.", tile)
+        return tile

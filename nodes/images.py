@@ -1,0 +1,73 @@
+"""Between the host's image conventions and the library's.
+
+Host: IMAGE [B,H,W,C] in 0..1, MASK [B,H,W] (or [H,W]) in 0..1, 1 = selected. Library: [B,3,H,W] in -1..1 and [B,1,H,W] in {0,1}.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..common.images import pad_to_multiple, resize_mask
+
+ROUNDING = 1e-3
+
+
+def rgb_image(image: torch.Tensor) -> torch.Tensor:
+    """IMAGE of 3 or 4 channels -> [B,H,W,3]; alpha is dropped, as the host's own VAE nodes do.
+
+    Raises: ValueError for any other shape.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (3, 4):
+        raise ValueError(f"image must be an RGB or RGBA batch [B, H, W, 3 or 4], got {list(image.shape)}. Convert it to RGB first.")
+    return image[..., :3]
+
+
+def mask_for(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """MASK of any size -> a soft mask [B,1,H,W] in 0..1 of the image's size, stretched bilinearly where sizes differ.
+
+    Raises: ValueError for a shape that is no mask, or values outside 0..1.
+    """
+    if mask.ndim not in (2, 3) and not (mask.ndim == 4 and mask.shape[1] == 1):
+        raise ValueError(f"mask must be [B, H, W], got {list(mask.shape)}. Make one with 'Convert Image to Mask' or 'Load Image (as Mask)'.")
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    low, high = mask.min().item(), mask.max().item()
+    # Resized and blurred masks overshoot by rounding. NaN fails the comparison too.
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise ValueError(f"mask must lie between 0 and 1, got values from {low:g} to {high:g}. Clamp it first.")
+    return resize_mask(mask.clamp(0, 1), image.shape[1:3])
+
+
+def same_batch(named: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Repeat tensors of batch 1 so that all have the largest batch size.
+
+    Raises: ValueError when a tensor's batch is neither 1 nor that size.
+    """
+    batch = max(tensor.shape[0] for tensor in named.values())
+    for name, tensor in named.items():
+        if tensor.shape[0] not in (1, batch):
+            raise ValueError(f"{name} must have batch 1 or {batch}, got {tensor.shape[0]}. Pass one for all, or one for each.")
+    return [tensor.expand(batch, *tensor.shape[1:]) for tensor in named.values()]
+
+
+def crop_to_multiple(pixels: torch.Tensor, factor: int) -> torch.Tensor:
+    """[B,C,H,W] -> its centre, cut down to the last multiple of `factor`, where the host's VAE Encode cuts it."""
+    height, width = (side // factor * factor for side in pixels.shape[-2:])
+    top, left = (side % factor // 2 for side in pixels.shape[-2:])
+    return pixels[..., top : top + height, left : left + width]
+
+
+def fit_to_latent(pixels: torch.Tensor, samples: torch.Tensor, factor: int) -> torch.Tensor:
+    """Bring an image [B,C,H,W] to the size that the latent [B,c,h,w] stands for.
+
+    Odd sizes: padded where Harmony Conditioning made the latent, cropped where the host's VAE Encode did.
+    Raises: ValueError when the latent belongs to an image of another size.
+    """
+    wanted = tuple(side * factor for side in samples.shape[-2:])
+    for fitted in (pad_to_multiple(pixels, factor), crop_to_multiple(pixels, factor)):
+        if fitted.shape[-2:] == wanted:
+            return fitted
+    height, width = pixels.shape[-2:]
+    raise ValueError(
+        f"image must have the size of the latent, {wanted[1]} x {wanted[0]} px, got {width} x {height} px. "
+        "Connect the image that went into Harmony Conditioning, or resize it to that size."
+    )

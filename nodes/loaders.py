@@ -1,0 +1,79 @@
+"""The nodes that load models."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io
+
+from .host_unet import host_model
+from .host_vae import HostHarmonyVAE
+
+CATEGORY = "DiffHarmony"
+
+
+def load_host_vae(vae_name: str) -> HostHarmonyVAE:
+    from ..harmony_vae import load_harmony_vae
+
+    return HostHarmonyVAE(load_harmony_vae(folder_paths.get_full_path_or_raise("vae", vae_name)))
+
+
+def load_host_unet(unet_name: str, direction: str):
+    """The MODEL and its empty prompt as CONDITIONING.
+
+    Raises: ValueError when the file is not a UNet of that direction.
+    """
+    from ..diffusion import load_unet
+
+    unet = load_unet(folder_paths.get_full_path_or_raise("diffusion_models", unet_name))
+    if unet.direction != direction:
+        raise ValueError(f"{unet_name} must be a UNet of direction '{direction}', got '{unet.direction}'. Choose another file.")
+    return host_model(unet, unet.prediction_type), [[unet.empty_prompt_embeds, {}]]
+
+
+class LoadHarmonyVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiffHarmonyLoadHarmonyVAE",
+            display_name="Load Harmony-VAE",
+            category=CATEGORY,
+            description="Loads a Harmony-VAE. It also works as a plain VAE in ComfyUI's own nodes.",
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=folder_paths.get_filename_list("vae"),
+                    tooltip="A Harmony-VAE file in models/vae.",
+                )
+            ],
+            outputs=[io.Vae.Output(display_name="vae", tooltip="For Harmony Conditioning, Harmony VAE Decode, and every core VAE node.")],
+        )
+
+    @classmethod
+    def execute(cls, vae_name) -> io.NodeOutput:
+        return io.NodeOutput(load_host_vae(vae_name))
+
+
+class LoadHarmonizationUNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiffHarmonyLoadHarmonizationUNet",
+            display_name="Load Harmonization UNet",
+            category=CATEGORY,
+            description="Loads a harmonization UNet and the empty prompt that is kept in its file, so that no text encoder is needed.",
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=folder_paths.get_filename_list("diffusion_models"),
+                    tooltip="A harmonization UNet file in models/diffusion_models.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For KSampler: euler_ancestral, normal, 5 steps, cfg 1."),
+                io.Conditioning.Output(display_name="empty_prompt", tooltip="For Harmony Conditioning."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, unet_name) -> io.NodeOutput:
+        return io.NodeOutput(*load_host_unet(unet_name, direction="harmonize"))

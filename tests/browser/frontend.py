@@ -1,0 +1,61 @@
+"""ComfyUI's own frontend in a headless Chromium, talking to a server on this machine only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from contextlib import contextmanager
+from typing import Any, Iterator
+
+from playwright.sync_api import Page, Route, sync_playwright
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]
+WAIT_MS = 120_000
+
+
+def chromium() -> str | None:
+    """Chromium's path, or None where it is not installed."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextmanager
+def open_frontend(url: str, needs: str = "DiffHarmonyVAEDecode") -> Iterator[Page]:
+    """The frontend of the server at `url`, ready when the node type `needs` is registered."""
+    _skip_tutorial(url)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        try:
+            page = browser.new_page(viewport={"width": 1920, "height": 1080})
+            page.route("**/*", _only_loopback)
+            page.goto(url)
+            page.wait_for_function("!!(window.app && window.app.graph)", timeout=WAIT_MS)
+            page.wait_for_function("type => !!LiteGraph.registered_node_types[type]", arg=needs, timeout=WAIT_MS)
+            yield page
+        finally:
+            browser.close()
+
+
+def as_prompt(page: Page) -> dict[str, Any]:
+    """The open graph in API format, as the frontend would queue it."""
+    return page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def _skip_tutorial(url: str) -> None:
+    # A new user is shown the template browser and a workflow of the host's choice, in front of ours.
+    body = json.dumps({"Comfy.TutorialCompleted": True}).encode()
+    request = urllib.request.Request(f"{url}/settings", body, {"Content-Type": "application/json"}, method="POST")
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def _only_loopback(route: Route) -> None:
+    if route.request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")):
+        route.continue_()
+    else:
+        route.abort()

@@ -1,0 +1,209 @@
+"""A real ComfyUI on this machine's loopback, with this repository as its only extension: for the host tests, the demo, and you.
+
+    .venv/bin/python -m diffharmony.tests.host.comfy_server --port 8188
+
+COMFYUI_PATH (and COMFYUI_PYTHON, if it has an environment of its own) make it start your checkout instead of `.host/<version>`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXTENSION = "diffharmony"
+VERSIONS = ("0.30.0", "0.18.2")
+START_SECONDS = 180
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI source tree and the Python that has its requirements."""
+
+    version: str
+    path: Path
+    python: Path
+
+    def missing(self) -> str | None:
+        """Why this host cannot start, or None."""
+        for path in (self.path / "main.py", self.python):
+            if not path.exists():
+                return f"ComfyUI {self.version} must be set up, but {path} is not there. Run: make setup test"
+        return None
+
+
+def find_host(version: str = VERSIONS[0]) -> Host:
+    """The host of one version; of COMFYUI_PATH where that is set, whatever its version."""
+    own = os.environ.get("COMFYUI_PATH")
+    if own:
+        return Host("of COMFYUI_PATH", Path(own).expanduser(), Path(os.environ.get("COMFYUI_PYTHON", sys.executable)))
+    environment = ".venv" if version == VERSIONS[0] else f".venv-{version}"
+    return Host(version, REPOSITORY / ".host" / version, REPOSITORY / environment / "bin" / "python")
+
+
+class ComfyServer:
+    """A context manager: started and answering inside, stopped with all its children outside.
+
+    base: the folder that becomes the host's models/, input/, output/ and user/; made where it does not exist.
+    Raises: RuntimeError with the end of the host's log when it does not come up.
+    """
+
+    def __init__(self, base: Path, host: Host | None = None, port: int = 0):
+        self.base = Path(base)
+        self.host = host or find_host()
+        self.port = port or _free_port()
+        self.log_path = self.base / "server.log"
+        self._process: subprocess.Popen | None = None
+        for folder in ("models/vae", "models/diffusion_models", "custom_nodes", "input", "output", "user"):
+            (self.base / folder).mkdir(parents=True, exist_ok=True)
+        link = self.base / "custom_nodes" / EXTENSION
+        if not link.exists():
+            link.symlink_to(REPOSITORY, target_is_directory=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def import_seconds(self) -> float:
+        """How long the host says that importing this extension took. Raises: RuntimeError when it says that the import failed."""
+        line = re.search(rf"^.*?([\d.]+) seconds(.*): .*{EXTENSION}$", self.log, re.MULTILINE)
+        if line is None or "FAILED" in line[2]:
+            raise RuntimeError(f"the extension must be imported by the host, got {line and line[0]!r}. The end of its log:\n{self.log[-3000:]}")
+        return float(line[1])
+
+    def add_model(self, folder: str, path: Path) -> str:
+        """Link a weights file into models/<folder>; returns the name that a loader node shows."""
+        path = Path(path).resolve(strict=True)
+        target = self.base / "models" / folder / path.name
+        target.unlink(missing_ok=True)
+        target.symlink_to(path)
+        return target.name
+
+    def add_input(self, path: Path) -> str:
+        """Copy a picture into input/; returns the name that Load Image shows."""
+        shutil.copyfile(path, self.base / "input" / Path(path).name)
+        return Path(path).name
+
+    def add_demo(self) -> None:
+        """Make the tiny models and the demo's pictures available, under the names that `workflows/harmonize.json` has."""
+        for folder, name in (("vae", "harmony_vae"), ("diffusion_models", "harmonization_unet")):
+            self.add_model(folder, REPOSITORY / "assets" / "tiny" / f"{name}.safetensors")
+        for picture in sorted((REPOSITORY / "assets" / "demo").glob("*.png")):
+            self.add_input(picture)
+
+    def __enter__(self) -> ComfyServer:
+        missing = self.host.missing()
+        if missing:
+            raise RuntimeError(missing)
+        with open(self.log_path, "w") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                cwd=self.host.path,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the host and everything that it started. May be called twice."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, sent)
+                process.wait(STOP_SECONDS)
+                return
+            except ProcessLookupError:
+                process.wait()
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _command(self) -> list[str]:
+        options = f"--listen 127.0.0.1 --port {self.port} --base-directory {self.base.resolve()} --database-url sqlite:///:memory:"
+        options += " --disable-api-nodes --disable-auto-launch --dont-print-server"
+        options += f" --disable-all-custom-nodes --whitelist-custom-nodes {EXTENSION}"
+        if not _has_gpu():
+            options += " --cpu"
+        return [str(self.host.python), "main.py", *options.split()]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"ComfyUI must start, but it ended with code {self._process.returncode}. The end of its log:\n{self.log[-3000:]}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/system_stats", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.25)
+        raise RuntimeError(f"ComfyUI must answer within {START_SECONDS} s, got nothing. The end of its log:\n{self.log[-3000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _die_with_parent() -> None:
+    # For a parent that is killed and cannot stop the host itself. 1 is PR_SET_PDEATHSIG.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8188)
+    parser.add_argument("--version", choices=VERSIONS, default=VERSIONS[0])
+    arguments = parser.parse_args()
+    with ComfyServer(REPOSITORY / ".cache" / "comfyui", find_host(arguments.version), arguments.port) as server:
+        server.add_demo()
+        print(f"ComfyUI {server.host.version}: {server.url}   (Workflow > Browse Templates > diffharmony; Ctrl-C stops it)", flush=True)
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            print()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,65 @@
+"""Let the conditional decode run out of memory: `out_of_memory.py VAE_FILE`. Prints one JSON object.
+
+Memory cannot be made to run out on demand, so the library's decode raises torch's own error, for sizes above a limit.
+"""
+
+import json
+import logging
+import sys
+
+import extension
+import torch
+
+path = sys.argv[1]
+loaded = extension.load()
+load_harmony_vae = extension.part(loaded, "harmony_vae").load_harmony_vae
+HostHarmonyVAE = extension.part(loaded, "nodes.host_vae").HostHarmonyVAE
+decode_harmonized = extension.part(loaded, "nodes.decode").decode_harmonized
+
+messages = []
+handler = logging.Handler()
+handler.emit = lambda record: messages.append(record.getMessage())
+logging.getLogger("diffharmony").addHandler(handler)
+
+torch.manual_seed(0)
+vae = HostHarmonyVAE(load_harmony_vae(path))
+samples = {"samples": torch.randn(2, 4, 16, 16)}
+image = torch.rand(1, 128, 128, 3)
+mask = torch.zeros(1, 128, 128)
+mask[:, 40:90, 30:100] = 1
+with torch.inference_mode():
+    tiled = decode_harmonized(samples, vae, image, mask, False, tile=64)
+    plain = vae.decode(samples["samples"])
+    library = vae.first_stage_model.harmony_vae
+    decode, attempts = library.decode, []
+
+    def limited(z, condition=None, *args, **kwargs):
+        attempts.append(z.shape[-1])
+        if z.shape[-1] > 8:
+            raise torch.OutOfMemoryError("as if the device had no memory left")
+        return decode(z, condition, *args, **kwargs)
+
+    library.decode = limited
+    recovered = decode_harmonized(samples, vae, image, mask, False)
+    whole_attempts = sum(size > 8 for size in attempts)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("something else")
+
+    library.decode = broken
+    try:
+        decode_harmonized(samples, vae, image, mask, False)
+        other_error = None
+    except RuntimeError as error:
+        other_error = str(error)
+print(
+    json.dumps(
+        {
+            "difference_from_tiled": (recovered - tiled).abs().max().item(),
+            "difference_from_plain": (recovered - plain).abs().max().item(),
+            "whole_attempts": whole_attempts,
+            "messages": messages,
+            "other_error": other_error,
+        }
+    )
+)

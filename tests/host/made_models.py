@@ -1,0 +1,76 @@
+"""Small models with random weights and pictures to match, so that host tests need no trained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+WIDTHS = (32, 32, 64, 96)
+HEIGHT, WIDTH = 96, 128
+
+
+def make_models(folder: Path) -> None:
+    """Write harmony_vae, plain_vae, harmonization_unet (v-prediction) and inverse_unet (.safetensors) into `folder`."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from diffharmony.common.checkpoint import write_checkpoint
+    from diffharmony.diffusion import save_unet
+    from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
+
+    torch.manual_seed(0)
+    plain = AutoencoderKL(
+        block_out_channels=WIDTHS,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        layers_per_block=1,
+    )
+    write_checkpoint(folder / "plain_vae.safetensors", plain.state_dict(), kind="autoencoder", config={})
+    vae = HarmonyVAE.from_autoencoder_kl(plain)
+    # At initialisation the condition has no effect; a host that dropped it would go unseen.
+    for name, parameter in vae.named_parameters():
+        if "skip_conv" in name or "add_conv_in" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_harmony_vae(vae, folder / "harmony_vae.safetensors", dtype=torch.float32)
+    unet = UNet2DConditionModel(
+        in_channels=9,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    prompt = torch.randn(1, 77, 32)
+    for name, direction in (("harmonization_unet", "harmonize"), ("inverse_unet", "invert")):
+        path = folder / f"{name}.safetensors"
+        save_unet(unet, path, empty_prompt_embeds=prompt, direction=direction, prediction_type="v_prediction")
+
+
+def make_pictures(folder: Path) -> None:
+    """Write the pictures that the tests load into `folder`."""
+    generator = np.random.default_rng(0)
+    picture = _picture(generator, HEIGHT, WIDTH)
+    mask = _ellipse(HEIGHT, WIDTH)
+    Image.fromarray(picture).save(folder / "composite.png")
+    Image.fromarray(_picture(generator, HEIGHT, WIDTH)).save(folder / "second.png")
+    Image.fromarray(np.dstack([picture, np.full_like(mask, 200)])).save(folder / "rgba.png")
+    Image.fromarray(_picture(generator, 75, 101)).save(folder / "odd.png")
+    Image.fromarray(_ellipse(75, 101)).save(folder / "odd_mask.png")
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(mask).resize((37, 51), Image.Resampling.BILINEAR).save(folder / "small_mask.png")
+    Image.fromarray(np.zeros_like(mask)).save(folder / "empty_mask.png")
+    Image.fromarray(np.full_like(mask, 255)).save(folder / "full_mask.png")
+
+
+def _picture(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
+    coarse = Image.fromarray(generator.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _ellipse(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.where(((y / height - 0.5) / 0.3) ** 2 + ((x / width - 0.4) / 0.25) ** 2 < 1, 255, 0).astype(np.uint8)

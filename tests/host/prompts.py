@@ -1,0 +1,69 @@
+"""API-format prompts: what the tests and the demo queue, and what `workflows/harmonize.json` was authored from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+
+
+def harmonize(
+    composite: str = "composite.png",
+    mask: str = "mask.png",
+    vae: str = "harmony_vae.safetensors",
+    unet: str = "harmonization_unet.safetensors",
+    seed: int = 0,
+) -> Prompt:
+    """Composite and mask -> `conditional` (Harmony VAE Decode) and `plain` (the host's VAE Decode) of the same latents."""
+    return {
+        "composite": node("LoadImage", image=composite),
+        "mask": node("LoadImageMask", image=mask, channel="red"),
+        "vae": node("DiffHarmonyLoadHarmonyVAE", vae_name=vae),
+        "unet": node("DiffHarmonyLoadHarmonizationUNet", unet_name=unet),
+        "conditioning": node(
+            "DiffHarmonyConditioning", conditioning=["unet", 1], vae=["vae", 0], image=["composite", 0], mask=["mask", 0]
+        ),
+        "sampler": node(
+            "KSampler",
+            model=["unet", 0],
+            positive=["conditioning", 0],
+            negative=["conditioning", 1],
+            latent_image=["conditioning", 2],
+            seed=seed,
+            steps=5,
+            cfg=1.0,
+            sampler_name="euler_ancestral",
+            scheduler="normal",
+            denoise=1.0,
+        ),
+        "decode": node(
+            "DiffHarmonyVAEDecode",
+            samples=["sampler", 0],
+            vae=["vae", 0],
+            image=["composite", 0],
+            mask=["mask", 0],
+            paste_background=True,
+        ),
+        "conditional": node("SaveImage", images=["decode", 0], filename_prefix="harmonized"),
+        "plain_decode": node("VAEDecode", samples=["sampler", 0], vae=["vae", 0]),
+        "plain": node("PreviewImage", images=["plain_decode", 0]),
+    }
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def changed(prompt: Prompt, **inputs: dict[str, Any]) -> Prompt:
+    """A copy with some nodes' inputs replaced: changed(prompt, sampler={"seed": 1})."""
+    return {name: {**entry, "inputs": {**entry["inputs"], **inputs.get(name, {})}} for name, entry in prompt.items()}
+
+
+def added(prompt: Prompt, **nodes: dict[str, Any]) -> Prompt:
+    """A copy with more nodes: added(prompt, latent=node("SaveLatent", ...))."""
+    return {**prompt, **nodes}
+
+
+def without(prompt: Prompt, *names: str) -> Prompt:
+    """A copy with fewer nodes: without(prompt, "plain", "plain_decode")."""
+    return {name: entry for name, entry in prompt.items() if name not in names}

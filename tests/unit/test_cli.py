@@ -1,0 +1,130 @@
+"""The command line, as a real process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+
+from diffharmony.diffusion import save_unet
+from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
+
+
+def run(*arguments, folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "diffharmony", *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a composite, its mask, and a tiny pair of models with made-up weights."""
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(folder / "composite.png")
+    mask = np.zeros((50, 70), np.uint8)
+    mask[10:40, 20:50] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(mask[:40]).save(folder / "small_mask.png")
+    torch.manual_seed(0)
+    plain = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 4,
+                          up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
+    save_harmony_vae(HarmonyVAE.from_autoencoder_kl(plain), folder / "vae.safetensors")
+    unet = UNet2DConditionModel(in_channels=9, out_channels=4, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
+                                cross_attention_dim=8, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D",),
+                                up_block_types=("CrossAttnUpBlock2D",))  # fmt: skip
+    save_unet(unet, folder / "unet.safetensors", empty_prompt_embeds=torch.randn(1, 77, 8), prediction_type="v_prediction")
+    return folder
+
+
+MODELS = ("--vae", "vae.safetensors", "--unet", "unet.safetensors", "--device", "cpu")
+
+
+def test_help_lists_every_command_without_loading_torch(work):
+    done = run("--help", folder=work)
+    assert done.returncode == 0
+    assert "harmonize" in done.stdout and "convert" in done.stdout and "train-vae" in done.stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, diffharmony.__main__ as m; m.main(['--help']); sys.exit('torch' in sys.modules)"],
+        capture_output=True,
+    )
+    assert loaded.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["harmonize", "convert"])
+def test_each_command_has_help_with_examples(work, command):
+    done = run(command, "--help", folder=work)
+    assert done.returncode == 0
+    assert "Examples:" in done.stdout and f"diffharmony {command} " in done.stdout and "--out" in done.stdout
+
+
+def test_harmonize_writes_the_image_and_says_so_in_json(work):
+    done = run("harmonize", "composite.png", "mask.png", "--out", "out.png", "--seed", 3, "--json", *MODELS, folder=work)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["out"], report["width"], report["height"], report["seed"]) == ("out.png", 70, 50, 3)
+    assert "5/5" in done.stderr
+    before, after, mask = (np.asarray(Image.open(work / name)) for name in ("composite.png", "out.png", "mask.png"))
+    assert after.shape == before.shape
+    assert np.array_equal(after[mask == 0], before[mask == 0])
+    assert not np.array_equal(after[mask == 255], before[mask == 255])
+
+
+def test_options_reach_the_model(work):
+    names = {"a.png": (), "b.png": ("--seed", 1), "c.png": ("--no-paste-background", "--plain", "--size", 64, "--dtype", "bfloat16")}
+    images = []
+    for name, options in names.items():
+        done = run("harmonize", "composite.png", "mask.png", "--out", name, *MODELS, *options, folder=work)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        images.append(np.asarray(Image.open(work / name)))
+    background = np.asarray(Image.open(work / "mask.png")) == 0
+    assert not np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0][background], images[2][background])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("nowhere.png", "mask.png", "--out", "x.png"), "image 'nowhere.png' must exist"),
+    (("composite.png", "mask.png", "--out", "no/x.png"), "folder of 'x.png' must exist"),
+    (("composite.png", "mask.png", "--out", "x.txt"), "must end in"),
+    (("composite.png", "small_mask.png", "--out", "x.png"), "mask must be as large as composite (70 x 50 px"),
+    (("composite.png", "mask.png", "--out", "composite.png"), "--out must be another file"),
+    (("composite.png", "mask.png", "--out", "x.png", "--unet", "vae.safetensors"), "must be a UNet"),
+    (("composite.png", "mask.png", "--out", "x.png", "--vae", "unet.safetensors"), "must be a Harmony-VAE"),
+    (("composite.png", "mask.png", "--out", "x.png", "--device", "warp"), "device must be"),
+    (("composite.png", "mask.png", "--out", "x.png", "--size", "3"), "size must be"),
+])
+def test_errors_are_one_line_and_write_nothing(work, arguments, message):
+    models = [item for flag, item in (("--vae", "vae.safetensors"), ("--unet", "unet.safetensors"), ("--device", "cpu"))
+              if flag not in arguments for item in (flag, item)]  # fmt: skip
+    done = run("harmonize", *arguments, *models, folder=work)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("diffharmony harmonize: ")
+    assert not list(work.glob("x.*")) and not list(work.glob(".*"))
+
+
+def test_wrong_usage_exits_with_2(work):
+    assert run(folder=work).returncode == 2
+    unknown = run("harmonise", folder=work)
+    assert unknown.returncode == 2 and "command must be one of" in unknown.stderr
+    assert run("harmonize", "composite.png", folder=work).returncode == 2
+    assert run("harmonize", "composite.png", "mask.png", "--out", "x.png", "--dtype", "int8", folder=work).returncode == 2
+
+
+def test_convert_runs_as_a_command(work):
+    done = run("convert", "unet.safetensors", "--vae", "vae.safetensors", "--out", "models", "--json", folder=work)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert Path(report["unet"]).name == "harmonization_unet.safetensors"
+    assert sorted(p.name for p in (work / "models").iterdir()) == ["harmonization_unet.safetensors", "harmony_vae.safetensors"]
+    broken = run("convert", "models/nowhere", "--out", "models", folder=work)
+    assert broken.returncode == 1 and "must exist" in broken.stderr.splitlines()[-1]

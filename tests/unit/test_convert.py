@@ -1,0 +1,168 @@
+"""`diffharmony convert`: made-up archives and folders, with a small text encoder, to our files."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from diffharmony.common.checkpoint import read_checkpoint
+from diffharmony.diffusion import load_unet
+from diffharmony.diffusion.convert import convert_models, encode_empty_prompt, find_sources
+from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
+
+BOS, EOS = 0, 1
+
+
+def write_tokenizer(folder):
+    folder.mkdir(parents=True)
+    vocabulary = {"<|startoftext|>": BOS, "<|endoftext|>": EOS, "a</w>": 2}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+
+
+@pytest.fixture(scope="module")
+def text_encoder():
+    torch.manual_seed(3)
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=3, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, projection_dim=8,
+        max_position_embeddings=77, bos_token_id=BOS, eos_token_id=EOS, pad_token_id=EOS,
+    )).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(4)
+    return UNet2DConditionModel(
+        in_channels=9, out_channels=4, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
+        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain_vae():
+    torch.manual_seed(5)
+    return AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 2,
+                         up_block_types=["UpDecoderBlock2D"] * 2).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def harmony_vae(plain_vae):
+    vae = HarmonyVAE.from_autoencoder_kl(plain_vae)
+    with torch.no_grad():
+        vae.latent_skip_conv.weight.fill_(0.5)
+    return vae.eval()
+
+
+@pytest.fixture(scope="module")
+def empty_prompt(text_encoder):
+    with torch.no_grad():
+        return text_encoder(torch.tensor([[BOS] + [EOS] * 76])).last_hidden_state
+
+
+@pytest.fixture
+def archive(tmp_path, unet, plain_vae, harmony_vae, text_encoder):
+    """The authors' layout: pickles in base/, safetensors and their class name in condition_vae/."""
+    root = tmp_path / "archive"
+    unet.save_pretrained(root / "base" / "unet", safe_serialization=False)
+    plain_vae.save_pretrained(root / "base" / "vae", safe_serialization=False)
+    text_encoder.config.save_pretrained(root / "base" / "text_encoder")
+    old_names = {"text_model." + name.removeprefix("text_model."): value for name, value in text_encoder.state_dict().items()}
+    old_names["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    torch.save(old_names, root / "base" / "text_encoder" / "pytorch_model.bin")
+    write_tokenizer(root / "base" / "tokenizer")
+    (root / "condition_vae").mkdir()
+    save_file(dict(harmony_vae.state_dict()), root / "condition_vae" / "diffusion_pytorch_model.safetensors")
+    config = {key: value for key, value in harmony_vae.config.items() if not key.startswith("_")}
+    (root / "condition_vae" / "config.json").write_text(json.dumps({**config, "_class_name": "ConditionVAE"}))
+    return root
+
+
+def same_weights(a, b):
+    return a.state_dict().keys() == b.state_dict().keys() and all(
+        torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items()
+    )
+
+
+def test_the_authors_archive_becomes_our_two_files(archive, tmp_path, unet, harmony_vae, empty_prompt):
+    written = convert_models(find_sources(archive), tmp_path / "out" / "models", dtype=torch.float32)
+    assert sorted(p.name for p in (tmp_path / "out" / "models").iterdir()) == ["harmonization_unet.safetensors", "harmony_vae.safetensors"]
+    again = load_unet(written["unet"])
+    assert same_weights(unet, again)
+    torch.testing.assert_close(again.empty_prompt_embeds, empty_prompt, rtol=0, atol=1e-6)
+    assert (again.direction, again.prediction_type) == ("harmonize", "epsilon")
+    assert same_weights(harmony_vae, load_harmony_vae(written["harmony_vae"]))
+
+
+def test_float16_is_the_default(archive, tmp_path):
+    written = convert_models(find_sources(archive), tmp_path / "out")
+    for path in written.values():
+        assert {tensor.dtype for tensor in read_checkpoint(path).tensors.values()} == {torch.float16}
+
+
+def test_inverse_models_are_named_and_marked_so(archive, tmp_path):
+    written = convert_models(find_sources(archive), tmp_path / "out", direction="invert")
+    assert [path.name for path in written.values()] == ["inverse_unet.safetensors", "inverse_harmony_vae.safetensors"]
+    assert {read_checkpoint(path).direction for path in written.values()} == {"invert"}
+
+
+def test_a_pipeline_folder_with_a_plain_vae(tmp_path, archive, plain_vae, caplog):
+    written = convert_models(find_sources(archive / "base"), tmp_path / "out", dtype=torch.float32)
+    vae = load_harmony_vae(written["harmony_vae"])
+    z = torch.randn(1, 4, 4, 4)
+    with torch.no_grad():
+        assert torch.equal(vae.decode(z, vae.encode_condition(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8))).sample, vae.decode(z).sample)
+    assert "plain VAE" in caplog.text
+
+
+def test_a_unet_folder_needs_a_text_encoder_and_a_tokenizer(archive, tmp_path, empty_prompt):
+    import dataclasses
+
+    alone = find_sources(archive / "base" / "unet")
+    with pytest.raises(FileNotFoundError, match="text_encoder and tokenizer must be given.*--text-encoder"):
+        convert_models(alone, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    full = dataclasses.replace(alone, text_encoder=archive / "base" / "text_encoder", tokenizer=archive / "base" / "tokenizer")
+    written = convert_models(full, tmp_path / "out", dtype=torch.float32)
+    assert list(written) == ["unet"]
+    torch.testing.assert_close(load_unet(written["unet"]).empty_prompt_embeds, empty_prompt, rtol=0, atol=1e-6)
+    # our own file carries its embedding and needs neither
+    again = convert_models(find_sources(written["unet"]), tmp_path / "again")
+    assert load_unet(again["unet"]).empty_prompt_embeds is not None
+
+
+def test_a_text_encoder_of_another_width_is_refused(archive, tmp_path):
+    wide = CLIPTextModel(CLIPTextConfig(vocab_size=3, hidden_size=12, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2))
+    wide.save_pretrained(archive / "base" / "text_encoder")
+    (archive / "base" / "text_encoder" / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match=r"empty_prompt_embeds must have shape \[1, 77, 8\].*got \[1, 77, 12\]"):
+        convert_models(find_sources(archive), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_parts_are_refused_and_nothing_is_written(archive, tmp_path, text_encoder):
+    with pytest.raises(FileNotFoundError, match="folder 'nowhere' must exist"):
+        find_sources(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="base/, condition_vae/.*holds nothing"):
+        find_sources(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="tokenizer folder 'no' must exist"):
+        encode_empty_prompt(archive / "base" / "text_encoder", tmp_path / "no")
+    with pytest.raises(ValueError, match="direction must be one of"):
+        convert_models(find_sources(archive), tmp_path / "out", direction="sideways")
+    weights = archive / "base" / "text_encoder" / "pytorch_model.bin"
+    state = torch.load(weights, weights_only=True)
+    state.pop("text_model.final_layer_norm.weight")
+    torch.save(state, weights)
+    with pytest.raises(ValueError, match="whole CLIPTextModel, got 1 parameters missing"):
+        convert_models(find_sources(archive), tmp_path / "out")
+    weights.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="CLIPTextModel folder, but transformers could not load it"):
+        convert_models(find_sources(archive), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

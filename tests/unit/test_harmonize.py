@@ -1,0 +1,287 @@
+"""harmonize() and the pipeline: any size, exact background, reproducible, refusals."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffharmony.common.images import tensor_to_pil
+from diffharmony.diffusion import DiffHarmonyPipeline, build_scheduler, harmonize, load_unet
+from diffharmony.diffusion.harmonization import size_multiple, working_size
+from diffharmony.harmony_vae import HarmonyVAE
+
+WIDTHS = (8, 16, 16, 16)
+
+
+def make_vae():
+    return AutoencoderKL(
+        block_out_channels=WIDTHS, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+        layers_per_block=1, norm_num_groups=4, scaling_factor=0.18215,
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def plain_vae():
+    torch.manual_seed(0)
+    return make_vae()
+
+
+@pytest.fixture(scope="module")
+def vae(plain_vae):
+    vae = HarmonyVAE.from_autoencoder_kl(plain_vae).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # a trained one: its zero convolutions are not zero
+        for name, parameter in vae.named_parameters():
+            if "skip_conv" in name or "add_conv_in" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return vae
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(2)
+    unet = UNet2DConditionModel(
+        in_channels=9, out_channels=4, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
+        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()
+    unet.empty_prompt_embeds = torch.randn(1, 77, 8)
+    unet.direction, unet.prediction_type = "harmonize", "v_prediction"
+    return unet
+
+
+def pair(height, width, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    composite = torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
+    mask = (torch.rand(batch, 1, height, width, generator=generator) * 2 - 0.5).clamp(0, 1)
+    return composite, mask
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(1, 90), width=st.integers(1, 90), batch=st.integers(1, 2), size=st.sampled_from([None, 64, "native"]),
+       paste=st.booleans())
+def test_any_size_comes_back_at_its_size_with_its_background(vae, unet, height, width, batch, size, paste):
+    composite, mask = pair(height, width, batch, seed=height * 100 + width)
+    out = harmonize(vae, unet, composite, mask, steps=1, size=size, paste_background=paste)
+    assert out.shape == composite.shape and out.dtype == composite.dtype
+    assert out.min() >= -1 and out.max() <= 1
+    if paste:
+        outside = (mask == 0).expand_as(out)
+        assert torch.equal(out[outside], composite[outside])
+
+
+def test_pasting_is_a_blend_of_the_unpasted_result(vae, unet):
+    composite, mask = pair(64, 48)
+    pasted = harmonize(vae, unet, composite, mask, steps=2)
+    whole = harmonize(vae, unet, composite, mask, steps=2, paste_background=False)
+    torch.testing.assert_close(pasted, mask * whole + (1 - mask) * composite, rtol=0, atol=1e-5)
+    assert not torch.equal(whole[(mask == 0).expand_as(whole)], composite[(mask == 0).expand_as(whole)])
+
+
+def test_it_is_the_documented_chain_of_parts(vae, unet):
+    from diffharmony.common.masks import binarize_mask, mask_to_latent
+    from diffharmony.diffusion import sample_generators, sample_latents
+
+    composite, mask = pair(64, 64)
+    hard = binarize_mask(mask)
+    with torch.no_grad():
+        z = vae.encode(composite).latent_dist.mode() * vae.config.scaling_factor
+        z = sample_latents(unet, z, mask_to_latent(mask, (8, 8)), steps=5, generator=sample_generators(4, 1))
+        image = vae.decode(z / vae.config.scaling_factor, vae.encode_condition(composite, hard)).sample.clamp(-1, 1)
+    got = harmonize(vae, unet, composite, mask, seed=4, paste_background=False)
+    torch.testing.assert_close(got, image, rtol=0, atol=1e-5)
+
+
+def test_an_image_of_a_batch_equals_the_image_alone(vae, unet):
+    composite, mask = pair(40, 56, batch=3)
+    batch = harmonize(vae, unet, composite, mask, seed=5)
+    alone = harmonize(vae, unet, composite[2:], mask[2:], seed=7)
+    listed = harmonize(vae, unet, composite[1:], mask[1:], seed=[6, 7])
+    torch.testing.assert_close(batch[2:], alone, rtol=0, atol=1e-4)
+    torch.testing.assert_close(batch[1:], listed, rtol=0, atol=1e-4)
+
+
+def test_seeds_decide(vae, unet):
+    composite, mask = pair(64, 64)
+    first, again, other = (harmonize(vae, unet, composite, mask, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_one_mask_serves_many_images_and_the_reverse(vae, unet):
+    composite, mask = pair(32, 32, batch=2)
+    assert harmonize(vae, unet, composite, mask[:1], steps=1).shape == (2, 3, 32, 32)
+    assert harmonize(vae, unet, composite[:1], mask, steps=1).shape == (2, 3, 32, 32)
+
+
+def test_an_empty_mask_gives_a_copy_without_running_the_models(vae):
+    class Untouched(UNet2DConditionModel):
+        def forward(self, *args, **kwargs):
+            raise RuntimeError("ran")
+
+    composite, mask = pair(32, 32)
+    out = harmonize(vae, Untouched, composite, mask * 0)
+    assert torch.equal(out, composite) and out.data_ptr() != composite.data_ptr()
+
+
+def test_an_empty_mask_without_pasting_and_a_full_mask_run(vae, unet):
+    composite, mask = pair(32, 32)
+    assert harmonize(vae, unet, composite, mask * 0, steps=1, paste_background=False).shape == composite.shape
+    full = torch.ones_like(mask)
+    assert torch.equal(
+        harmonize(vae, unet, composite, full, steps=1), harmonize(vae, unet, composite, full, steps=1, paste_background=False)
+    )
+
+
+def test_conditional_and_plain_decode_differ_and_a_plain_vae_decodes_plainly(vae, plain_vae, unet):
+    composite, mask = pair(64, 64)
+    conditional = harmonize(vae, unet, composite, mask)
+    plain = harmonize(vae, unet, composite, mask, conditional=False)
+    assert not torch.allclose(conditional, plain, atol=1e-3)
+    torch.testing.assert_close(harmonize(plain_vae, unet, composite, mask), plain, rtol=0, atol=1e-5)
+
+
+def test_detail_is_kept_when_working_small(vae, unet):
+    composite, mask = pair(128, 128)
+    kept = harmonize(vae, unet, composite, mask, size=64, paste_background=False)
+    enlarged = harmonize(vae, unet, composite, mask, size=64, paste_background=False, keep_detail=False)
+
+    def detail(image):
+        return (image[..., 1:] - image[..., :-1]).abs().mean()
+
+    assert detail(kept) > 0.5 * detail(composite)
+    assert detail(enlarged) < 0.5 * detail(composite)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_and_images(vae, unet, dtype):
+    half_vae, half_unet = copy.deepcopy(vae).to(dtype), copy.deepcopy(unet).to(dtype)
+    composite, mask = pair(64, 64)
+    out = harmonize(half_vae, half_unet, composite, mask)
+    reference = harmonize(vae, unet, composite, mask)
+    assert out.dtype == torch.float32
+    assert (out - reference).abs().mean() < 0.05
+    assert harmonize(half_vae, half_unet, composite.to(dtype), mask).dtype == dtype
+
+
+def test_tiles_cover_the_whole_image(vae, unet):
+    composite, mask = pair(128, 128)
+    tiled = harmonize(vae, unet, composite, mask, steps=1, tile=64)
+    assert tiled.shape == composite.shape
+
+
+@pytest.mark.parametrize(("size", "shape", "expected"), [
+    (None, (300, 200), (300, 200)), (None, (2048, 1024), (1024, 512)), ("native", (2048, 1024), (2048, 1024)),
+    (512, (300, 200), (512, 341)), (512, (512, 512), (512, 512)), (64, (4000, 1), (64, 1)),
+])
+def test_working_size(size, shape, expected):
+    assert working_size(*shape, size) == expected
+
+
+def test_size_multiple_of_both_models(vae, unet):
+    assert size_multiple(vae, unet) == 16
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [
+    ({"size": 10}, ValueError, "size must be a whole number of at least 64"),
+    ({"size": "big"}, ValueError, "size must be"),
+    ({"steps": 0}, ValueError, "steps must be"),
+    ({"seed": [1, 2]}, ValueError, "seed must be one number or one per image"),
+    ({"composite": torch.full((1, 3, 32, 32), 200.0)}, ValueError, r"composite must lie in \[-1, 1\]"),
+    ({"composite": torch.full((1, 3, 32, 32), float("nan"))}, ValueError, r"composite must lie in \[-1, 1\]"),
+    ({"composite": torch.zeros(1, 3, 16, 16)}, ValueError, "mask must be as large"),
+    ({"conditional": False, "tile": 64}, ValueError, "tile must be None"),
+])
+def test_refusals(vae, unet, change, error, message):
+    composite, mask = pair(32, 32)
+    with pytest.raises(error, match=message):
+        harmonize(vae, unet, **{"composite": composite, "mask": mask, **change})
+
+
+def test_a_plain_vae_is_refused_where_conditional_is_asked(plain_vae, unet):
+    with pytest.raises(ValueError, match="must be a HarmonyVAE.*got AutoencoderKL"):
+        harmonize(plain_vae, unet, *pair(32, 32), conditional=True)
+
+
+def test_overflow_in_half_precision_is_an_error(vae, unet):
+    broken = copy.deepcopy(unet)
+    with torch.no_grad():
+        broken.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(RuntimeError, match="must be finite.*bfloat16"):
+        harmonize(vae, broken, *pair(32, 32))
+
+
+def test_pipeline_equals_the_function(vae, unet, capsys):
+    composite, mask = pair(40, 64, batch=2)
+    pipe = DiffHarmonyPipeline(vae=vae, unet=unet)
+    out = pipe(composite, mask, seed=3, output_type="pt").images
+    assert torch.equal(out, harmonize(vae, unet, composite, mask, seed=3))
+    assert "5/5" in capsys.readouterr().err
+    assert torch.equal(pipe(composite, mask, seed=3, output_type="pt", return_dict=False)[0], out)
+
+
+def test_pipeline_takes_and_gives_pictures(vae, unet):
+    composite, mask = pair(40, 64, batch=2)
+    pictures = tensor_to_pil(composite)
+    masks = [p.convert("L") for p in tensor_to_pil((mask.round() * 2 - 1).expand(-1, 3, -1, -1))]
+    pipe = DiffHarmonyPipeline(vae=vae, unet=unet)
+    pipe.set_progress_bar_config(disable=True)
+    assert [image.size for image in pipe(pictures, masks, steps=1).images] == [(64, 40)] * 2
+    assert pipe(pictures[0], masks[0], steps=1).images[0].size == (64, 40)
+    with pytest.raises(ValueError, match="one size"):
+        pipe([pictures[0], pictures[1].resize((8, 8))], masks)
+    with pytest.raises(ValueError, match="output_type"):
+        pipe(composite, mask, output_type="np")
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_pipeline_round_trip(vae, plain_vae, unet, tmp_path, conditional):
+    composite, mask = pair(48, 48)
+    pipe = DiffHarmonyPipeline(vae=vae if conditional else plain_vae, unet=unet)
+    unet.direction = "invert"
+    try:
+        pipe.save_pretrained(tmp_path)
+    finally:
+        unet.direction = "harmonize"
+    again = DiffHarmonyPipeline.from_pretrained(tmp_path)
+    assert type(again.vae) is type(pipe.vae)
+    assert torch.equal(again.unet.empty_prompt_embeds, unet.empty_prompt_embeds)
+    assert (again.unet.prediction_type, again.unet.direction) == ("v_prediction", "invert")
+    assert again.scheduler.config.prediction_type == "v_prediction"
+    assert load_unet(tmp_path).direction == "invert"
+    run = {"composite": composite, "mask": mask, "output_type": "pt"}
+    for name in ("vae", "unet"):
+        before, after = getattr(pipe, name).state_dict(), getattr(again, name).state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    # weights at another alignment in memory are summed in another order
+    torch.testing.assert_close(again(**run).images, pipe(**run).images, rtol=0, atol=1e-5)
+    half = DiffHarmonyPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert half.vae.dtype == half.unet.dtype == torch.bfloat16
+    assert half(**run).images.dtype == torch.float32
+
+
+def test_pipeline_scheduler_can_be_exchanged_and_is_checked(vae, unet, tmp_path):
+    composite, mask = pair(32, 32)
+    pipe = DiffHarmonyPipeline(vae=vae, unet=unet, scheduler=build_scheduler("v_prediction", ancestral=False))
+    assert torch.equal(
+        pipe(composite, mask, output_type="pt").images, harmonize(vae, unet, composite, mask, ancestral=False)
+    )
+    pipe.save_pretrained(tmp_path)
+    assert isinstance(DiffHarmonyPipeline.from_pretrained(tmp_path).scheduler, EulerDiscreteScheduler)
+    with pytest.raises(ValueError, match="scheduler must be for the UNet's prediction type 'v_prediction'"):
+        DiffHarmonyPipeline(vae=vae, unet=unet, scheduler=build_scheduler("epsilon"))
+
+
+def test_pipeline_moves_and_casts(vae, unet):
+    pipe = DiffHarmonyPipeline(vae=copy.deepcopy(vae), unet=copy.deepcopy(unet)).to("cpu", torch.bfloat16)
+    assert pipe.dtype == torch.bfloat16
+    assert pipe(*pair(32, 32), steps=1, output_type="pt").images.shape == (1, 3, 32, 32)
+
+
+def test_harmony_vae_works_as_the_vae_of_a_plain_call(vae, unet):
+    assert isinstance(vae, AutoencoderKL)
+    out = harmonize(vae, unet, *pair(32, 32), conditional=False, steps=1)
+    assert out.shape == (1, 3, 32, 32)

@@ -1,0 +1,1 @@
+"""Training: configs and presets, data, losses, one loop, one main per model."""

@@ -1,0 +1,120 @@
+"""Train a plain AutoencoderKL from scratch: the tiny family's base, and any family's where no VAE fits.
+
+    diffharmony train-autoencoder --data.roots data/tiny --run.out runs/tiny-autoencoder
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+
+from ..harmony_vae import load_vae
+from ..harmony_vae.checkpoint import save_autoencoder
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, save_config
+from .data import HarmonizationDataset, make_loader
+from .loop import Task, fit, sample_noise
+
+SCALING_FACTOR = 0.18215  # Stable Diffusion's; the latents are brought to it, so that hosts need no other
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining(TrainingConfig):
+    """A plain VAE from scratch, squared error and a small KL term."""
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(size=96, min_crop=0.3))
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1e-3, schedule="cosine", batch_size=8, steps=2000))
+    run: RunConfig = field(default_factory=lambda: RunConfig(out=Path("runs/autoencoder")))
+    block_out_channels: tuple[int, ...] = (32, 32, 64, 64)
+    """Width per level; multiples of 32, the first times whole numbers, since the host derives them so."""
+    layers_per_block: int = 1
+    kl_weight: float = 1e-5
+    latent_noise: float = 0.1
+    """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
+
+
+class AutoencoderTask(Task):
+    """Reconstruct composites and real images alike."""
+
+    checkpoint_name = "vae.safetensors"
+
+    def __init__(self, vae: AutoencoderKL, config: AutoencoderTraining, examples: torch.Tensor):
+        super().__init__()
+        self.vae, self.config = vae, config
+        self.register_buffer("examples", examples, persistent=False)
+
+    def forward(self, batch: dict[str, Any]) -> torch.Tensor:
+        odd = (batch["seed"] % 2 == 1)[:, None, None, None]
+        image = torch.where(odd, batch["composite"], batch["real"])
+        posterior = self.vae.encode(image).latent_dist
+        latent = posterior.mode()
+        noise = sample_noise(batch["seed"].cpu(), tuple(latent.shape[1:])).to(latent.device)
+        spread = latent.detach().std(dim=(0, 2, 3), keepdim=True)
+        decoded = self.vae.decode(latent + self.config.latent_noise * spread * noise).sample
+        return torch.nn.functional.mse_loss(decoded, image) + self.config.kl_weight * posterior.kl().mean() / image[0].numel()
+
+    def sheet(self) -> torch.Tensor:
+        from torchvision.utils import make_grid
+
+        decoded = self.vae.decode(self.vae.encode(self.examples).latent_dist.mode()).sample
+        return make_grid(torch.cat([self.examples, decoded]), nrow=len(self.examples))
+
+    def save(self, path: Path, training: dict[str, Any]) -> None:
+        save_autoencoder(self.vae, path, training=training, dtype=torch.float32)
+
+
+@torch.no_grad()
+def whiten_latents(vae: AutoencoderKL, images) -> None:
+    """Fold a linear map into quant_conv and post_quant_conv, so that 0.18215 * latent has zero mean, unit variance and no
+    correlation between channels over `images` (an iterable of [B,3,H,W] in [-1,1]); decoding is unchanged.
+
+    The posterior's log-variance becomes the constant that suits the new scale, since only its mode is used here.
+    """
+    moments = [vae.encode(batch).latent_dist.mode().permute(1, 0, 2, 3).flatten(1) for batch in images]  # B C h w -> C, Bhw
+    values = torch.cat(moments, dim=1).double()
+    mean = values.mean(dim=1)
+    covariance = torch.cov(values)
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    whitening = eigenvectors @ torch.diag(eigenvalues.clamp(min=1e-12).rsqrt()) @ eigenvectors.T / SCALING_FACTOR
+    channels = vae.config.latent_channels
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    weight, bias = quant.weight[:channels, :, 0, 0].double(), quant.bias[:channels].double()
+    quant.weight[:channels] = (whitening @ weight)[:, :, None, None].float()
+    quant.bias[:channels] = (whitening @ (bias - mean)).float()
+    quant.weight[channels:] = 0
+    quant.bias[channels:] = -6.0
+    inverse = torch.linalg.inv(whitening)
+    post_weight = post.weight[:, :, 0, 0].double()
+    post.bias += (post_weight @ mean).float()
+    post.weight.copy_((post_weight @ inverse)[:, :, None, None])
+
+
+def main(config: AutoencoderTraining) -> Path:
+    check(config)
+    config.run.out.mkdir(parents=True, exist_ok=True)
+    save_config(config, config.run.out / "config.json")
+    dataset = HarmonizationDataset(config.data, config.run.seed)
+    torch.manual_seed(config.run.seed)
+    levels = len(config.block_out_channels)
+    vae = AutoencoderKL(
+        block_out_channels=config.block_out_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=4,
+        sample_size=256,
+        scaling_factor=SCALING_FACTOR,
+    )
+    examples = torch.stack([dataset[index]["real"] for index in range(config.run.samples)])
+    task = AutoencoderTask(vae, config, examples)
+    summary = {"command": "train-autoencoder", "config": as_dict(config)}
+    path = fit(task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary)
+    views = HarmonizationDataset(replace(config.data, size=256, min_crop=0.5), config.run.seed + 1)
+    batches = [list(range(start, start + 8)) for start in range(0, 256, 8)]
+    trained = load_vae(path)
+    whiten_latents(trained, (batch["composite"] for batch in make_loader(views, batches, config.data.workers)))
+    save_autoencoder(trained, path, training={**summary, "whitened": True})
+    return path

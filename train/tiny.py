@@ -1,0 +1,84 @@
+"""The tiny family (assets/tiny): data, base VAE, UNet and Harmony-VAE, with our own trainers.
+
+    python -m diffharmony.train.tiny                    every stage, in order; each goes on from where it was killed
+    python -m diffharmony.train.tiny --stages unet      one of them
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..common.checkpoint import written_whole
+from ..diffusion.unet import load_unet, save_unet
+from ..harmony_vae import load_vae, save_harmony_vae
+from ..harmony_vae.checkpoint import save_autoencoder
+from . import autoencoder, unet, vae
+from .config import DataConfig, OptimConfig, RunConfig
+
+logger = logging.getLogger("diffharmony")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """Where the tiny family is made, and which stages to run."""
+
+    work: Path = ROOT / ".cache" / "tiny"
+    """Folder for the data, states and sample sheets; about 1 GB."""
+    out: Path = ROOT / "assets" / "tiny"
+    """Folder that the float16 checkpoints are written to."""
+    stages: tuple[str, ...] = ()
+    """Stages to run, in order; none: all."""
+    threads: int = 1
+    """Threads of one stage. Two one-thread stages side by side use two cores better than one stage with two."""
+
+
+def make_data(family: TinyFamily) -> None:
+    from .synthetic.dataset import write_test_set, write_training_set
+
+    write_training_set(family.work / "data", photo_crops=4000, scenes=600, composites_per_crop=3, size=256, seed=0, workers=2)
+    for size in (128, 256, 512):
+        write_test_set(family.work / f"test-{size}", size=size, seed=0)
+
+
+def train_autoencoder(family: TinyFamily) -> None:
+    """Base VAE, on the photographs alone."""
+    root = family.work / "data"
+    names = sorted(path.relative_to(root).as_posix() for path in (root / "Photos" / "composite_images").glob("*.jpg"))
+    with written_whole(root / "IHD_photos.txt") as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    autoencoder.main(
+        autoencoder.AutoencoderTraining(
+            data=replace(_data(family, size=96, min_crop=0.3), list_file="IHD_photos.txt"),
+            optim=OptimConfig(learning_rate=2e-3, schedule="cosine", batch_size=8, steps=2400, ema_decay=0.995),
+            run=RunConfig(out=family.work / "autoencoder", save_every=200, sample_every=200),
+        )
+    )
+
+
+def _data(family: TinyFamily, *, size: int, min_crop: float) -> DataConfig:
+    return DataConfig(roots=(family.work / "data",), size=size, min_crop=min_crop, workers=0)
+
+
+STAGES: dict[str, Callable[[TinyFamily], None]] = {"data": make_data, "autoencoder": train_autoencoder}
+
+
+def main(family: TinyFamily) -> None:
+    """Raises: ValueError for an unknown stage."""
+    for name in family.stages or STAGES:
+        if name not in STAGES:
+            raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {name!r}. Pass one of these.")
+    torch.set_num_threads(family.threads)
+    for name in family.stages or STAGES:
+        STAGES[name](family)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(TinyFamily))

@@ -1,0 +1,221 @@
+"""Train the 9-channel UNet of either direction (SPEC §2, §4).
+
+    diffharmony train-unet paper --init stable-diffusion-inpainting/unet --vae stable-diffusion-inpainting/vae \\
+        --empty-prompt harmonization_unet.safetensors --data.roots iHarmony4 --run.out runs/unet
+    diffharmony train-unet tiny --vae runs/autoencoder/vae.safetensors --data.roots data/tiny --run.out runs/tiny-unet
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from ..common.checkpoint import read_checkpoint
+from ..common.masks import mask_to_latent
+from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample_latents
+from ..diffusion.unet import PROMPT_KEY, attach, load_unet, save_unet
+from ..harmony_vae import load_vae
+from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, save_config
+from .data import HarmonizationDataset
+from .latents import cache_latents
+from .loop import Task, fit, sample_noise, sample_uniform
+from .losses import diffusion_loss
+from .roles import condition_and_target
+from .vae import example_batch
+
+SAMPLED_TIMESTEPS = (999, 749, 500, 250, 0)  # SPEC §2's five, as hosts round them
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A UNet made from scratch, used when `init` is not given. Widths are multiples of 32, heads 8: hosts need it so."""
+
+    block_out_channels: tuple[int, ...] = (64, 64, 96, 96)
+    attention_levels: tuple[bool, ...] = (False, False, True, True)
+    layers_per_block: int = 1
+    cross_attention_dim: int = 32
+
+
+@dataclass(frozen=True)
+class UNetTraining(TrainingConfig):
+    """Denoise the target's latent under [noisy latent, mask, condition latent]: SPEC eq. 1."""
+
+    vae: Path | None = None
+    """The VAE whose encoder makes the latents: plain or Harmony-VAE, folder or file."""
+    init: Path | None = None
+    """A 9-channel UNet to begin from (folder or file); without it one is made from `architecture`."""
+    empty_prompt: Path | None = None
+    """File that carries `empty_prompt_embeds` (`diffharmony convert` writes it), where `init` has none."""
+    architecture: Architecture = field(default_factory=Architecture)
+    direction: Direction = "harmonize"
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """What the UNet predicts. None: as `init` does, and epsilon (SPEC eq. 1) from scratch."""
+    foreground_weighted: bool = True
+    """Weight the loss to the foreground, as the authors' code does; off for the plain mean of eq. 1."""
+    background_weight: float = 0.0
+    """Weight of pixels outside the mask when weighted to the foreground."""
+    sampled_timesteps: float = 0.0
+    """Share of training timesteps drawn from the five that sampling visits; the rest is uniform."""
+    cached_views: int = 0
+    """Cuts of each pair whose latents are computed once and kept; 0 encodes every image anew."""
+
+
+PRESETS: dict[str, tuple[str, UNetTraining]] = {
+    "paper": (
+        "SPEC §2: from SD 1.5 inpainting, 512 px, epsilon, foreground-weighted",
+        UNetTraining(
+            data=DataConfig(size=512, workers=8),
+            optim=OptimConfig(learning_rate=1e-5, epochs=10, batch_size=32),
+            run=RunConfig(out=Path("runs/harmonization-unet"), mixed_precision="fp16"),
+        ),
+    ),
+    "tiny": (
+        "the tiny family: from scratch, v-prediction, half the timesteps from the five that are sampled, cached latents",
+        UNetTraining(
+            data=DataConfig(size=128, min_crop=0.5, workers=0),
+            optim=OptimConfig(learning_rate=1e-3, schedule="cosine", batch_size=32, steps=6000, ema_decay=0.998),
+            run=RunConfig(out=Path("runs/tiny-unet"), save_every=500, sample_every=500),
+            prediction_type="v_prediction",
+            background_weight=0.1,
+            sampled_timesteps=0.5,
+            cached_views=1,
+        ),
+    ),
+}
+
+
+class UNetTask(Task):
+    """Predict noise (or velocity) at random timesteps."""
+
+    checkpoint_name = "unet.safetensors"
+
+    def __init__(self, unet: UNet2DConditionModel, vae, config: UNetTraining, examples: dict[str, torch.Tensor]):
+        super().__init__()
+        self.unet, self.config = unet, config
+        self._vae = (vae,)  # frozen; hidden from this module's parameters
+        self._scheduler = DDPMScheduler(
+            **{name: value for name, value in SETTINGS.items() if name != "timestep_spacing"}, prediction_type=unet.prediction_type
+        )
+        for name, tensor in examples.items():
+            self.register_buffer(f"example_{name}", tensor, persistent=False)
+
+    def forward(self, batch: dict[str, Any]) -> torch.Tensor:
+        condition, target, mask = self._latents(batch)
+        seeds = batch["seed"].cpu()
+        timesteps = draw_timesteps(seeds, self.config.sampled_timesteps).to(target.device)
+        noise = sample_noise(seeds, tuple(target.shape[1:])).to(target.device)
+        noisy = self._scheduler.add_noise(target, noise, timesteps)
+        prompt = self.unet.empty_prompt_embeds.to(target.device).expand(len(target), -1, -1)
+        prediction = self.unet(model_input(noisy, mask, condition), timesteps, encoder_hidden_states=prompt).sample
+        velocity = self.unet.prediction_type == "v_prediction"
+        wanted = self._scheduler.get_velocity(target, noise, timesteps) if velocity else noise
+        return diffusion_loss(
+            prediction, wanted, mask,
+            foreground_weighted=self.config.foreground_weighted, background_weight=self.config.background_weight,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _latents(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if "target_latent" in batch:
+            return batch["condition_latent"], batch["target_latent"], batch["mask_latent"]
+        images = condition_and_target(batch, self.config.direction)
+        condition, target = (self._encode(image) for image in images)
+        return condition, target, mask_to_latent(batch["mask"], target.shape[2:])
+
+    def _encode(self, image: torch.Tensor) -> torch.Tensor:
+        vae = self._vae[0].to(image.device)
+        return vae.encode(image).latent_dist.mode() * vae.config.scaling_factor
+
+    def sheet(self) -> torch.Tensor:
+        """Rows: composite, mask, what the UNet makes (plain decode), real image."""
+        from torchvision.utils import make_grid
+
+        composite, mask, real = self.example_composite, self.example_mask, self.example_real
+        condition_image, _ = condition_and_target({"composite": composite, "real": real}, self.config.direction)
+        condition = self._encode(condition_image)
+        latent = sample_latents(self.unet, condition, mask_to_latent(mask, condition.shape[2:]), generator=sample_generators(0, len(real)))
+        decoded = self._vae[0].decode(latent / self._vae[0].config.scaling_factor).sample
+        return make_grid(torch.cat([composite, mask.expand_as(real) * 2 - 1, decoded, real]), nrow=len(real))
+
+    def save(self, path: Path, training: dict[str, Any]) -> None:
+        save_unet(
+            self.unet, path, direction=self.config.direction, prediction_type=self.unet.prediction_type, training=training,
+            dtype=torch.float32,
+        )  # fmt: skip
+
+
+def draw_timesteps(seeds: torch.Tensor, sampled_share: float) -> torch.Tensor:
+    """One timestep per sample, [B] int64 in 0..999, from its own seed: of SAMPLED_TIMESTEPS with probability `sampled_share`."""
+    uniform = sample_uniform(seeds, 2, stream=2)
+    visited = torch.tensor(SAMPLED_TIMESTEPS)[(uniform[:, 1] * len(SAMPLED_TIMESTEPS)).long()]
+    return torch.where(uniform[:, 0] < sampled_share, visited, (uniform[:, 1] * 1000).long())
+
+
+def make_unet(architecture: Architecture, prediction_type: str, direction: str, seed: int) -> UNet2DConditionModel:
+    """A UNet with random weights. Its "empty prompt" is fixed noise: no text encoder stands behind it."""
+    torch.manual_seed(seed)
+    attends = architecture.attention_levels
+    unet = UNet2DConditionModel(
+        in_channels=9,
+        out_channels=4,
+        sample_size=32,
+        block_out_channels=architecture.block_out_channels,
+        layers_per_block=architecture.layers_per_block,
+        down_block_types=tuple("CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),
+        cross_attention_dim=architecture.cross_attention_dim,
+        attention_head_dim=8,
+    )
+    embeds = torch.randn(1, 77, architecture.cross_attention_dim, generator=torch.Generator().manual_seed(seed))
+    return attach(unet, embeds, direction, prediction_type)
+
+
+def load_start(config: UNetTraining) -> UNet2DConditionModel:
+    """The UNet to train, with its empty prompt. Raises: ValueError when init has no empty prompt or another prediction type."""
+    if config.init is None:
+        return make_unet(config.architecture, config.prediction_type or "epsilon", config.direction, config.run.seed)
+    unet = load_unet(config.init)
+    if config.prediction_type not in (None, unet.prediction_type):
+        raise ValueError(
+            f"prediction_type must be init's own {unet.prediction_type!r}, got {config.prediction_type!r}. Leave it out."
+        )
+    embeds = unet.empty_prompt_embeds
+    if config.empty_prompt is not None:
+        embeds = read_checkpoint(config.empty_prompt).tensors.get(PROMPT_KEY)
+    if embeds is None:
+        raise ValueError(
+            f"the UNet to begin from must come with {PROMPT_KEY}, got none in {config.empty_prompt or config.init}. "
+            "Convert it first with `diffharmony convert`, or pass --empty-prompt FILE."
+        )
+    return attach(unet, embeds, config.direction, unet.prediction_type)
+
+
+def load_encoder(path: Path | None):
+    """The VAE that makes the latents, plain or Harmony-VAE, frozen. Raises: ValueError for None or anything else."""
+    if path is None:
+        raise ValueError("vae must be the VAE that makes the latents, got None. Pass --vae FOLDER_OR_FILE.")
+    return load_vae(path).requires_grad_(False)
+
+
+def main(config: UNetTraining) -> Path:
+    """Train, and return the path of the checkpoint."""
+    check(config)
+    vae = load_encoder(config.vae)
+    unet = load_start(config).requires_grad_(True).train()
+    dataset = images = HarmonizationDataset(config.data, config.run.seed)
+    config.run.out.mkdir(parents=True, exist_ok=True)
+    save_config(config, config.run.out / "config.json")
+    if config.run.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.cached_views:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dataset = cache_latents(
+            vae, images, views=config.cached_views, direction=config.direction, folder=config.run.out, seed=config.run.seed, device=device
+        )
+    task = UNetTask(unet, vae, config, example_batch(images, config.run.samples))
+    summary = {"command": "train-unet", "config": as_dict(config)}
+    return fit(task, dataset, optim=config.optim, run=config.run, workers=0 if config.cached_views else config.data.workers, summary=summary)
