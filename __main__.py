@@ -30,9 +30,10 @@ COMMANDS = {
     "train-vae": Command(".train.vae", "PRESETS", "main", "train a Harmony-VAE"),
     "train-unet": Command(".train.unet", "PRESETS", "main", "train a harmonization or inverse UNet"),
     "train-autoencoder": Command(".train.autoencoder", "PRESETS", "main", "train a small plain VAE to start from"),
+    "evaluate": Command(".evaluation.cli", "EvaluateConfig", "run_evaluate", "measure folders of harmonized images"),
 }
 # Our errors are of these kinds (DESIGN.md, style) and get one line. Anything else is a defect and shows its traceback.
-USER_ERRORS = (ValueError, OSError, RuntimeError)
+USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Train a plain AutoencoderKL from scratch: the tiny family's base, and any family's where no VAE fits.
 
-    diffharmony train-autoencoder --data.roots data/tiny --run.out runs/tiny-autoencoder
+    diffharmony train-autoencoder tiny --data.roots data/tiny --run.out runs/tiny-autoencoder
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 
 from ..harmony_vae import load_vae
 from ..harmony_vae.checkpoint import save_autoencoder
-from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, save_config
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset, make_loader
 from .loop import Task, fit, sample_noise
 
@@ -34,6 +34,9 @@ class AutoencoderTraining(TrainingConfig):
     kl_weight: float = 1e-5
     latent_noise: float = 0.1
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
+
+
+PRESETS = {"tiny": ("the tiny family's base, made for two CPU cores", AutoencoderTraining())}
 
 
 class AutoencoderTask(Task):
@@ -92,11 +95,11 @@ def whiten_latents(vae: AutoencoderKL, images) -> None:
     post.weight.copy_((post_weight @ inverse)[:, :, None, None])
 
 
-def main(config: AutoencoderTraining) -> Path:
+def main(config: AutoencoderTraining) -> dict[str, Any]:
+    """Train, then whiten the latents; returns checkpoint, steps and loss."""
     check(config)
-    config.run.out.mkdir(parents=True, exist_ok=True)
-    save_config(config, config.run.out / "config.json")
     dataset = HarmonizationDataset(config.data, config.run.seed)
+    prepare(config)
     torch.manual_seed(config.run.seed)
     levels = len(config.block_out_channels)
     vae = AutoencoderKL(
@@ -111,10 +114,11 @@ def main(config: AutoencoderTraining) -> Path:
     examples = torch.stack([dataset[index]["real"] for index in range(config.run.samples)])
     task = AutoencoderTask(vae, config, examples)
     summary = {"command": "train-autoencoder", "config": as_dict(config)}
-    path = fit(task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary)
+    result = fit(task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary)
+    path = Path(result["checkpoint"])
     views = HarmonizationDataset(replace(config.data, size=256, min_crop=0.5), config.run.seed + 1)
     batches = [list(range(start, start + 8)) for start in range(0, 256, 8)]
     trained = load_vae(path)
     whiten_latents(trained, (batch["composite"] for batch in make_loader(views, batches, config.data.workers)))
-    save_autoencoder(trained, path, training={**summary, "whitened": True})
-    return path
+    save_autoencoder(trained, path, training={**summary, "steps": result["steps"], "whitened": True}, dtype=torch.float32)
+    return result

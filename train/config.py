@@ -79,6 +79,8 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    json: bool = False
+    """Print one JSON object last: checkpoint, steps, loss."""
 
 
 def check(config: TrainingConfig) -> None:
@@ -109,6 +111,12 @@ def check(config: TrainingConfig) -> None:
 def as_dict(config: Any) -> dict[str, Any]:
     """The config as plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def prepare(config: TrainingConfig) -> None:
+    """Make the run's folder and save the config in it, once everything it names has been loaded."""
+    config.run.out.mkdir(parents=True, exist_ok=True)
+    save_config(config, config.run.out / "config.json")
 
 
 def save_config(config: Any, path: Path) -> None:

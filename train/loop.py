@@ -62,8 +62,8 @@ def _generator(seed: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed + stream * 0x9E3779B97F4A7C15) % 2**63)
 
 
-def fit(task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any]) -> Path:
-    """Train `task` and return the path of its EMA checkpoint, `<run.out>/<task.checkpoint_name>`.
+def fit(task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any]) -> dict[str, Any]:
+    """Train `task`; its EMA weights are saved as `<run.out>/<task.checkpoint_name>`, which is returned with steps and loss.
 
     dataset: samples by counter (train/data.py). summary: goes into the checkpoint's metadata with steps and loss.
     A killed run goes on from the newest state in `run.out` when called again. Raises: FloatingPointError with the batch's
@@ -131,9 +131,8 @@ def fit(task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, wor
                 write_state(run.out, step, parameters, optimizer, schedule, ema)
     progress.close()
     accelerator.end_training()
-    if step == first_step and not (run.out / task.checkpoint_name).is_file():
-        task.save(run.out / task.checkpoint_name, {**summary, "step": step})
-    return run.out / task.checkpoint_name
+    loss = None if math.isnan(log.smooth) else log.smooth
+    return {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss}
 
 
 @contextmanager

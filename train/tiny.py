@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..common.checkpoint import written_whole
+from ..common.checkpoint import read_checkpoint, written_whole
 from ..diffusion.unet import load_unet, save_unet
 from ..harmony_vae import load_vae, save_harmony_vae
 from ..harmony_vae.checkpoint import save_autoencoder
@@ -21,6 +22,8 @@ from . import autoencoder, unet, vae
 from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
+UNET_STEPS = (7000, 3000)
+HARMONY_VAE_STEPS = (2000, 700)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -61,11 +64,90 @@ def train_autoencoder(family: TinyFamily) -> None:
     )
 
 
+def train_unet(family: TinyFamily) -> None:
+    """The UNet: long at 128 px, where a step costs a quarter, then at 256 px."""
+    preset = unet.PRESETS["tiny"][1]
+    small = replace(
+        preset,
+        vae=family.work / "autoencoder" / "vae.safetensors",
+        data=_data(family, size=128, min_crop=0.5),
+        optim=replace(preset.optim, learning_rate=8e-4, steps=UNET_STEPS[0]),
+        run=replace(preset.run, out=family.work / "unet-128"),
+        cached_views=2,
+    )
+    first = unet.main(small)
+    large = replace(
+        small,
+        init=Path(first["checkpoint"]),
+        data=_data(family, size=256, min_crop=1.0),
+        optim=replace(small.optim, learning_rate=3e-4, batch_size=16, steps=UNET_STEPS[1]),
+        run=replace(small.run, out=family.work / "unet-256", save_every=250, sample_every=250),
+        cached_views=1,
+    )
+    unet.main(large)
+
+
+def train_harmony_vae(family: TinyFamily) -> None:
+    """The Harmony-VAE on E(real) with noise."""
+    preset = vae.PRESETS["tiny"][1]
+    vae.main(
+        replace(
+            preset,
+            init=family.work / "autoencoder" / "vae.safetensors",
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=1e-3, steps=HARMONY_VAE_STEPS[0]),
+            run=replace(preset.run, out=family.work / "harmony-vae"),
+        )
+    )
+
+
+def finish_harmony_vae(family: TinyFamily) -> None:
+    """Then half on latents that the UNet makes, as in use."""
+    preset = vae.PRESETS["tiny"][1]
+    vae.main(
+        replace(
+            preset,
+            init=family.work / "harmony-vae" / "harmony_vae.safetensors",
+            unet=family.work / "unet-256" / "unet.safetensors",
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
+            run=replace(preset.run, out=family.work / "harmony-vae-finished"),
+        )
+    )
+
+
+def export(family: TinyFamily) -> None:
+    """Write the float16 checkpoints."""
+    family.out.mkdir(parents=True, exist_ok=True)
+    base = family.work / "autoencoder" / "vae.safetensors"
+    finished = family.work / "harmony-vae-finished" / "harmony_vae.safetensors"
+    trained = family.work / "unet-256" / "unet.safetensors"
+    save_autoencoder(load_vae(base), family.out / "vae.safetensors", training=_training(base))
+    save_harmony_vae(load_vae(finished), family.out / "harmony_vae.safetensors", training=_training(finished))
+    network = load_unet(trained)
+    save_unet(
+        network, family.out / "harmonization_unet.safetensors",
+        prediction_type=network.prediction_type, training=_training(trained),
+    )  # fmt: skip
+
+
+def _training(path: Path) -> dict:
+    """A checkpoint's training summary, without the folders of the machine it was made on."""
+    return json.loads(json.dumps(read_checkpoint(path).training).replace(f"{ROOT}/", ""))
+
+
 def _data(family: TinyFamily, *, size: int, min_crop: float) -> DataConfig:
     return DataConfig(roots=(family.work / "data",), size=size, min_crop=min_crop, workers=0)
 
 
-STAGES: dict[str, Callable[[TinyFamily], None]] = {"data": make_data, "autoencoder": train_autoencoder}
+STAGES: dict[str, Callable[[TinyFamily], None]] = {
+    "data": make_data,
+    "autoencoder": train_autoencoder,
+    "unet": train_unet,
+    "harmony-vae": train_harmony_vae,
+    "harmony-vae-finish": finish_harmony_vae,
+    "export": export,
+}
 
 
 def main(family: TinyFamily) -> None:

@@ -19,7 +19,7 @@ from ..common.masks import mask_to_latent
 from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample_latents
 from ..diffusion.unet import PROMPT_KEY, attach, load_unet, save_unet
 from ..harmony_vae import load_vae
-from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, save_config
+from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset
 from .latents import cache_latents
 from .loop import Task, fit, sample_noise, sample_uniform
@@ -201,14 +201,13 @@ def load_encoder(path: Path | None):
     return load_vae(path).requires_grad_(False)
 
 
-def main(config: UNetTraining) -> Path:
-    """Train, and return the path of the checkpoint."""
+def main(config: UNetTraining) -> dict[str, Any]:
+    """Train; returns checkpoint, steps and loss."""
     check(config)
     vae = load_encoder(config.vae)
     unet = load_start(config).requires_grad_(True).train()
     dataset = images = HarmonizationDataset(config.data, config.run.seed)
-    config.run.out.mkdir(parents=True, exist_ok=True)
-    save_config(config, config.run.out / "config.json")
+    prepare(config)
     if config.run.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if config.cached_views:

@@ -17,7 +17,7 @@ from ..common.masks import mask_to_latent
 from ..diffusion.sampler import sample_latents
 from ..diffusion.unet import load_unet
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
-from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, save_config
+from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import reconstruction_loss
@@ -135,14 +135,13 @@ def example_batch(dataset: Dataset, count: int) -> dict[str, torch.Tensor]:
     return {name: torch.stack([sample[name] for sample in samples]) for name in ("composite", "mask", "real")}
 
 
-def main(config: HarmonyVAETraining) -> Path:
-    """Train, and return the path of the checkpoint."""
+def main(config: HarmonyVAETraining) -> dict[str, Any]:
+    """Train; returns checkpoint, steps and loss."""
     check(config)
     vae = load_start(config.init)
     unet = load_unet(config.unet) if config.unet else None
     dataset = HarmonizationDataset(config.data, config.run.seed)
-    config.run.out.mkdir(parents=True, exist_ok=True)
-    save_config(config, config.run.out / "config.json")
+    prepare(config)
     if config.run.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
     task = HarmonyVAETask(vae.train(), config, example_batch(dataset, config.run.samples), unet)

@@ -31,7 +31,7 @@ LAYOUT: dict[str, tuple[tuple[int, int], tuple[int, int], str | None]] = {
 }
 NOTE = {
     "pos": [380, 460],
-    "size": [630, 300],
+    "size": [630, 190],
     "title": "How to use",
     "text": (
         "**Harmonize a composite image**\n\n"
@@ -64,7 +64,7 @@ async ({api, layout, note}) => {
     if (control) control.value = 'fixed';
   }
   app.canvas.ds.scale = 0.85;
-  app.canvas.ds.offset = [20, 60];
+  app.canvas.ds.offset = [60, 80];
   return app.graph.serialize();
 }
 """

@@ -49,7 +49,8 @@ async def _run(url: str, prompt: dict[str, Any], workflow: dict[str, Any] | None
         body = {"prompt": prompt, "client_id": client_id, "extra_data": {"extra_pnginfo": {"workflow": workflow}} if workflow else {}}
         async with session.post("/prompt", json=body) as response:
             answer = await response.json()
-        if "prompt_id" not in answer:
+        # The host runs what it can of a prompt with errors; here that would hide them.
+        if answer.get("node_errors") or "prompt_id" not in answer:
             return _refused(answer)
         failure = await asyncio.wait_for(_wait(socket, answer["prompt_id"]), RUN_SECONDS)
         if failure:
@@ -59,7 +60,7 @@ async def _run(url: str, prompt: dict[str, Any], workflow: dict[str, Any] | None
 
 def _refused(answer: dict[str, Any]) -> Result:
     details = [error["details"] for node in answer.get("node_errors", {}).values() for error in node["errors"]]
-    return Result(error="; ".join([answer["error"]["message"], *details]))
+    return Result(error="; ".join([answer.get("error", {}).get("message", "prompt refused"), *details]))
 
 
 async def _wait(socket: aiohttp.ClientWebSocketResponse, prompt_id: str) -> Result | None:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from diffharmony.common.images import resize_mask
 from diffharmony.common.masks import binarize_mask, mask_to_latent
 from diffharmony.tests.host.prompts import added, changed, harmonize, node
 
@@ -124,7 +125,7 @@ def test_a_latent_of_the_hosts_vae_encode_decodes_in_its_size(run):
 
 @pytest.mark.parametrize("decode", ["DiffHarmonyVAEDecode", "DiffHarmonyVAEDecodeTiled"])
 def test_rgba_image_is_taken_without_its_alpha(run, decode):
-    prompts = [harmonize(), harmonize(composite="rgba.png")]
+    prompts = [changed(harmonize(composite=name), decode={"tile_size": 512}) for name in ("composite.png", "rgba.png")]
     prompts = [{**prompt, "decode": {**prompt["decode"], "class_type": decode}} for prompt in prompts]
     opaque, transparent = (run(prompt).images["conditional"][0] for prompt in prompts)
     assert difference(opaque, transparent[..., :3]) == 0
@@ -132,7 +133,8 @@ def test_rgba_image_is_taken_without_its_alpha(run, decode):
 
 def test_a_mask_of_another_size_is_stretched(run, made):
     image = run(harmonize(mask="small_mask.png")).images["conditional"][0]
-    outside = np.asarray(Image.open(made / "small_mask.png").resize((128, 96), Image.Resampling.BILINEAR)) == 0
+    outside = resize_mask(as_tensor(pixels(made / "small_mask.png", 1)), (96, 128))[0, 0].numpy() == 0
+    assert outside.mean() > 0.5
     assert np.array_equal(image[outside], pixels(made / "composite.png")[outside])
 
 

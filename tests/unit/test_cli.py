@@ -1,4 +1,4 @@
-"""The command line, as a real process."""
+"""The command line: as a real process where that matters, in this one (start-up takes seconds) elsewhere."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
+from diffharmony.__main__ import main
 from diffharmony.diffusion import save_unet
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
 
@@ -77,15 +78,20 @@ def test_harmonize_writes_the_image_and_says_so_in_json(work):
     assert not np.array_equal(after[mask == 255], before[mask == 255])
 
 
-def test_options_reach_the_model(work):
-    names = {"a.png": (), "b.png": ("--seed", 1), "c.png": ("--no-paste-background", "--plain", "--size", 64, "--dtype", "bfloat16")}
+@pytest.fixture
+def here(work, monkeypatch):
+    monkeypatch.chdir(work)
+    return work
+
+
+def test_options_reach_the_model(here, capsys):
+    names = {"a.png": (), "b.png": ("--seed", "1"), "c.png": ("--no-paste-background", "--plain", "--size", "64", "--dtype", "bfloat16")}
     images = []
     for name, options in names.items():
-        done = run("harmonize", "composite.png", "mask.png", "--out", name, *MODELS, *options, folder=work)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == ""
-        images.append(np.asarray(Image.open(work / name)))
-    background = np.asarray(Image.open(work / "mask.png")) == 0
+        assert main(["harmonize", "composite.png", "mask.png", "--out", name, *MODELS, *options]) == 0
+        images.append(np.asarray(Image.open(name)))
+    assert capsys.readouterr().out == ""
+    background = np.asarray(Image.open("mask.png")) == 0
     assert not np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0][background], images[2][background])
 
@@ -101,15 +107,19 @@ def test_options_reach_the_model(work):
     (("composite.png", "mask.png", "--out", "x.png", "--device", "warp"), "device must be"),
     (("composite.png", "mask.png", "--out", "x.png", "--size", "3"), "size must be"),
 ])
-def test_errors_are_one_line_and_write_nothing(work, arguments, message):
+def test_errors_are_one_line_and_write_nothing(here, capsys, arguments, message):
     models = [item for flag, item in (("--vae", "vae.safetensors"), ("--unet", "unet.safetensors"), ("--device", "cpu"))
               if flag not in arguments for item in (flag, item)]  # fmt: skip
-    done = run("harmonize", *arguments, *models, folder=work)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert message in done.stderr.splitlines()[-1]
-    assert done.stderr.splitlines()[-1].startswith("diffharmony harmonize: ")
-    assert not list(work.glob("x.*")) and not list(work.glob(".*"))
+    assert main(["harmonize", *arguments, *models]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("diffharmony harmonize: ") and message in last
+    assert not list(here.glob("x.*")) and not list(here.glob(".*"))
+
+
+def test_errors_can_be_traced(here, monkeypatch):
+    monkeypatch.setenv("DIFFHARMONY_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["harmonize", "nowhere.png", "mask.png", "--out", "x.png"])
 
 
 def test_wrong_usage_exits_with_2(work):
@@ -120,11 +130,16 @@ def test_wrong_usage_exits_with_2(work):
     assert run("harmonize", "composite.png", "mask.png", "--out", "x.png", "--dtype", "int8", folder=work).returncode == 2
 
 
-def test_convert_runs_as_a_command(work):
-    done = run("convert", "unet.safetensors", "--vae", "vae.safetensors", "--out", "models", "--json", folder=work)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+def test_an_error_of_a_real_process_is_one_line_and_exit_code_1(work):
+    done = run("harmonize", "nowhere.png", "mask.png", "--out", "x.png", *MODELS, folder=work)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "Traceback" not in done.stderr and "image 'nowhere.png' must exist" in done.stderr.splitlines()[-1]
+
+
+def test_convert_runs_as_a_command(here, capsys):
+    assert main(["convert", "unet.safetensors", "--vae", "vae.safetensors", "--out", "models", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert Path(report["unet"]).name == "harmonization_unet.safetensors"
-    assert sorted(p.name for p in (work / "models").iterdir()) == ["harmonization_unet.safetensors", "harmony_vae.safetensors"]
-    broken = run("convert", "models/nowhere", "--out", "models", folder=work)
-    assert broken.returncode == 1 and "must exist" in broken.stderr.splitlines()[-1]
+    assert sorted(p.name for p in Path("models").iterdir()) == ["harmonization_unet.safetensors", "harmony_vae.safetensors"]
+    assert main(["convert", "models/nowhere", "--out", "models"]) == 1
+    assert "must exist" in capsys.readouterr().err.splitlines()[-1]

@@ -158,7 +158,9 @@ def _cast_shadow(lit, window, inside, down: int, right: int, softness: int, dept
     places = []
     for at, move, length, side in zip(window, (down, right), shadow.shape, lit.shape):
         start = at.start + move - softness
-        places.append((slice(max(start, 0), max(min(start + length, side), 0)), slice(max(-start, 0), max(min(length, side - start), 0))))
+        into = slice(max(start, 0), max(min(start + length, side), 0))
+        out_of = slice(max(-start, 0), max(min(length, side - start), 0))
+        places.append((into, out_of))
     into, out_of = zip(*places)
     lit[into] *= 1 - depth * shadow[out_of]
 
