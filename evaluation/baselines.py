@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 FLAT = 1e-3  # a foreground whose Lab channel varies less than this is shifted only
@@ -34,7 +36,9 @@ def colour_transfer(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     spread = inside.std(axis=0)
     scale = np.where(spread > FLAT, outside.std(axis=0) / np.maximum(spread, FLAT), 1.0)
     moved = (inside - inside.mean(axis=0)) * scale + outside.mean(axis=0)
-    colours = lab2rgb(moved[None], channel_axis=-1)[0]  # [N, 3], clipped to 0..1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # colours beyond sRGB are clipped, as they must be
+        colours = lab2rgb(moved[None])[0]  # [1, N, 3] -> [N, 3]
     result[mask] = np.round(colours.clip(0, 1) * 255).astype(np.uint8)
     return result
 

@@ -81,14 +81,14 @@ class HostHarmonyVAE(comfy.sd.VAE):
         decoded in tiles, under the same condition.
         """
         self._load(samples, tile)
+        image = self.process_input(image)
         shared = image.shape[0] == mask.shape[0] == 1
         progress = comfy.utils.ProgressBar(samples.shape[0])
         condition = None
         decoded = []
         for index in range(samples.shape[0]):
             model_management.throw_exception_if_processing_interrupted()
-            z = self._to_device(samples, index)
-            one_image, one_mask = self.process_input(self._to_device(image, index)), self._to_device(mask, index)
+            z, one_image, one_mask = (self._to_device(batch, index) for batch in (samples, image, mask))
             result = None
             if tile is None:
                 try:

@@ -29,10 +29,12 @@ class AutoencoderTraining(TrainingConfig):
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=1e-3, schedule="cosine", batch_size=8, steps=2000))
     run: RunConfig = field(default_factory=lambda: RunConfig(out=Path("runs/autoencoder")))
     block_out_channels: tuple[int, ...] = (32, 32, 64, 64)
-    """Width per level; multiples of 32, the first times whole numbers, since the host derives them so."""
+    """Width per level: the first (a multiple of 32) times whole numbers, since hosts describe them so."""
     layers_per_block: int = 1
+    norm_num_groups: int = 8
+    """Groups of each normalisation. As many groups as channels would take every image's overall colour away."""
     kl_weight: float = 1e-5
-    latent_noise: float = 0.1
+    latent_noise: float = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
 
 
@@ -107,6 +109,7 @@ def main(config: AutoencoderTraining) -> dict[str, Any]:
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=config.layers_per_block,
+        norm_num_groups=config.norm_num_groups,
         latent_channels=4,
         sample_size=256,
         scaling_factor=SCALING_FACTOR,

@@ -22,8 +22,8 @@ from . import autoencoder, unet, vae
 from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
-UNET_STEPS = (7000, 3000)
-HARMONY_VAE_STEPS = (2000, 700)
+UNET_STEPS = (7000, 2000)
+HARMONY_VAE_STEPS = (1500, 500)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -53,12 +53,11 @@ def train_autoencoder(family: TinyFamily) -> None:
     """Base VAE, on the photographs alone."""
     root = family.work / "data"
     names = sorted(path.relative_to(root).as_posix() for path in (root / "Photos" / "composite_images").glob("*.jpg"))
-    with written_whole(root / "IHD_photos.txt") as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    _write_list(root / "IHD_photos.txt", names)
     autoencoder.main(
         autoencoder.AutoencoderTraining(
             data=replace(_data(family, size=96, min_crop=0.3), list_file="IHD_photos.txt"),
-            optim=OptimConfig(learning_rate=2e-3, schedule="cosine", batch_size=8, steps=2400, ema_decay=0.995),
+            optim=OptimConfig(learning_rate=2e-3, schedule="cosine", batch_size=8, steps=1800, ema_decay=0.995),
             run=RunConfig(out=family.work / "autoencoder", save_every=200, sample_every=200),
         )
     )
@@ -76,10 +75,12 @@ def train_unet(family: TinyFamily) -> None:
         cached_views=2,
     )
     first = unet.main(small)
+    root = family.work / "data"
+    _write_list(root / "IHD_third.txt", (root / "IHD_train.txt").read_text(encoding="utf-8").splitlines()[::3])
     large = replace(
         small,
         init=Path(first["checkpoint"]),
-        data=_data(family, size=256, min_crop=1.0),
+        data=replace(_data(family, size=256, min_crop=1.0), list_file="IHD_third.txt"),
         optim=replace(small.optim, learning_rate=3e-4, batch_size=16, steps=UNET_STEPS[1]),
         run=replace(small.run, out=family.work / "unet-256", save_every=250, sample_every=250),
         cached_views=1,
@@ -129,6 +130,11 @@ def export(family: TinyFamily) -> None:
         network, family.out / "harmonization_unet.safetensors",
         prediction_type=network.prediction_type, training=_training(trained),
     )  # fmt: skip
+
+
+def _write_list(path: Path, names: list[str]) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def _training(path: Path) -> dict:

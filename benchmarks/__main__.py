@@ -1,0 +1,6 @@
+"""`make bench`: python -m diffharmony.benchmarks [--help]"""
+
+from .decode import main
+
+if __name__ == "__main__":
+    main()

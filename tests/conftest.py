@@ -1,0 +1,46 @@
+"""One ComfyUI for each host version and test run, with small made-up models and pictures."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from diffharmony.tests.host.comfy_server import VERSIONS, ComfyServer, find_host
+from diffharmony.tests.host.made_models import make_models, make_pictures
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder with the made-up models and pictures."""
+    folder = tmp_path_factory.mktemp("made")
+    make_models(folder)
+    make_pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=VERSIONS[:1] if "COMFYUI_PATH" in os.environ else VERSIONS)
+def host(request):
+    found = find_host(request.param)
+    if found.missing():
+        pytest.skip(found.missing())
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(host, made, tmp_path_factory):
+    with ComfyServer(tmp_path_factory.mktemp("comfyui"), host) as running:
+        for path in made.glob("*vae.safetensors"):
+            running.add_model("vae", path)
+        for path in made.glob("*unet.safetensors"):
+            running.add_model("diffusion_models", path)
+        for path in made.glob("*.png"):
+            running.add_input(path)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def library_vae(made):
+    from diffharmony.harmony_vae import load_harmony_vae
+
+    return load_harmony_vae(made / "harmony_vae.safetensors")

@@ -1,0 +1,92 @@
+"""`make demo`: a composite photograph, harmonized by a headless ComfyUI with this repository's nodes and tiny models.
+
+    .venv/bin/python -m diffharmony.tests.host.demo [--seed 0] [--out out]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from diffharmony.evaluation import measure
+from diffharmony.tests.host import prompts
+from diffharmony.tests.host.comfy_client import PromptFailed, run_prompt
+from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
+
+PICTURES = REPOSITORY / "assets" / "demo"
+PANEL_HEIGHT = 256
+LABEL_HEIGHT = 26
+GAP = 6
+
+
+def harmonize(seed: int) -> dict[str, np.ndarray]:
+    """Run the workflow in a ComfyUI of its own; pictures [H,W,3] uint8 by the name that their panel has."""
+    with ComfyServer(REPOSITORY / ".cache" / "demo") as server:
+        server.add_demo()
+        result = run_prompt(server.url, prompts.harmonize(seed=seed))
+    pictures = {name: np.asarray(Image.open(PICTURES / f"{name}.png").convert("RGB")) for name in ("composite", "mask", "real")}
+    pictures["plain decode"] = result.images["plain"][0]
+    pictures["conditional decode"] = result.images["conditional"][0]
+    return pictures
+
+
+def draw_panels(pictures: dict[str, np.ndarray], names: list[str]) -> Image.Image:
+    """The pictures side by side, each under its name."""
+    panels = [Image.fromarray(pictures[name]) for name in names]
+    panels = [panel.resize((panel.width * PANEL_HEIGHT // panel.height, PANEL_HEIGHT), Image.Resampling.LANCZOS) for panel in panels]
+    sheet = Image.new("RGB", (sum(panel.width + GAP for panel in panels) - GAP, LABEL_HEIGHT + PANEL_HEIGHT), "white")
+    draw, left = ImageDraw.Draw(sheet), 0
+    for name, panel in zip(names, panels):
+        sheet.paste(panel, (left, LABEL_HEIGHT))
+        draw.text((left + panel.width / 2, LABEL_HEIGHT / 2), name, "black", ImageFont.load_default(16), anchor="mm")
+        left += panel.width + GAP
+    return sheet
+
+
+def split(before: np.ndarray, after: np.ndarray) -> Image.Image:
+    """Left half before, right half after, with a line between: the workflow's picture in the template browser."""
+    middle = before.shape[1] // 2
+    joined = np.concatenate([before[:, :middle], after[:, middle:]], axis=1)
+    joined[:, middle - 1 : middle + 1] = 255
+    return Image.fromarray(joined)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument("--template-picture", type=Path, help="also write the picture of workflows/harmonize.json there")
+    arguments = parser.parse_args()
+    print("Starting a headless ComfyUI and harmonizing assets/demo/composite.png ...", flush=True)
+    started = time.monotonic()
+    pictures = harmonize(arguments.seed)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sheet = arguments.out / "before_after.png"
+    draw_panels(pictures, ["composite", "mask", "plain decode", "conditional decode", "real"]).save(sheet)
+    Image.fromarray(pictures["conditional decode"]).save(arguments.out / "harmonized.png")
+    if arguments.template_picture:
+        split(pictures["composite"], pictures["conditional decode"]).save(arguments.template_picture, quality=92)
+
+    print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'against the real photograph':30}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
+    for name in ("composite", "plain decode", "conditional decode"):
+        trio = [Image.fromarray(pictures[key]) for key in (name, "real", "mask")]
+        figures = measure(*trio, size=None, real_background=False)
+        print(f"{name:30}{figures.psnr:8.2f}{figures.mse:9.1f}{figures.fmse:9.1f}")
+    print(
+        f"\nPicture: {sheet}\n"
+        "Next:    make host                 ComfyUI in your browser, with this workflow under Templates > diffharmony\n"
+        "         .venv/bin/diffharmony --help   harmonize your own picture, train, evaluate\n"
+        "         README.md                 what the figures mean, and full-size models"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (RuntimeError, FileNotFoundError, PromptFailed) as error:
+        sys.exit(f"error: {error}")
