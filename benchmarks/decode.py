@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "plain encode + decode"
 CONFIGS = {
-    "tiny": dict(block_out_channels=(32, 32, 64, 64), layers_per_block=1),
+    "tiny": dict(block_out_channels=(32, 32, 64, 64), layers_per_block=1, norm_num_groups=8),
     "sd": dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2),
 }
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

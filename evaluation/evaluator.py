@@ -42,8 +42,6 @@ def evaluate(
     damaged data set; FileNotFoundError for a missing folder, list or data file.
     Source: SPEC §7, §8; DESIGN.md "Contracts".
     """
-    from ..train.data import read_list
-
     rules = find_convention(convention)
     folders = [Path(predictions)] if isinstance(predictions, (str, os.PathLike)) else [Path(folder) for folder in predictions]
     if not folders:
@@ -51,6 +49,8 @@ def evaluate(
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(f"predictions folder {folder.name!r} must exist, looked in {folder.parent.resolve()}. Check the path.")
+    from ..train.data import read_list  # and with it torch
+
     root = Path(data)
     in_root = (root / list_file).is_file()
     pairs = read_list(root, str(list_file) if in_root or not Path(list_file).is_file() else str(Path(list_file).resolve()))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from ..harmony_vae import load_vae
+from ..harmony_vae import HarmonyVAE, load_vae
 from ..harmony_vae.checkpoint import save_autoencoder
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset, make_loader
@@ -33,6 +33,11 @@ class AutoencoderTraining(TrainingConfig):
     layers_per_block: int = 1
     norm_num_groups: int = 8
     """Groups of each normalisation. As many groups as channels would take every image's overall colour away."""
+    init: Path | None = None
+    """A plain VAE to train further; its own shape takes the place of the fields above."""
+    colour_weight: float = 0.0
+    """Weight of the squared error of 8 x 8 means. Four channels code luminance detail before the second chroma axis, as the
+    plain squared error asks; harmonization needs all colours in the latent, and gets its detail from E_c."""
     kl_weight: float = 1e-5
     latent_noise: float = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
@@ -59,7 +64,10 @@ class AutoencoderTask(Task):
         noise = sample_noise(batch["seed"].cpu(), tuple(latent.shape[1:])).to(latent.device)
         spread = latent.detach().std(dim=(0, 2, 3), keepdim=True)
         decoded = self.vae.decode(latent + self.config.latent_noise * spread * noise).sample
-        return torch.nn.functional.mse_loss(decoded, image) + self.config.kl_weight * posterior.kl().mean() / image[0].numel()
+        pool = torch.nn.functional.avg_pool2d
+        colour = torch.nn.functional.mse_loss(pool(decoded, 8), pool(image, 8))
+        loss = torch.nn.functional.mse_loss(decoded, image) + self.config.colour_weight * colour
+        return loss + self.config.kl_weight * posterior.kl().mean() / image[0].numel()
 
     def sheet(self) -> torch.Tensor:
         from torchvision.utils import make_grid
@@ -97,14 +105,15 @@ def whiten_latents(vae: AutoencoderKL, images) -> None:
     post.weight.copy_((post_weight @ inverse)[:, :, None, None])
 
 
-def main(config: AutoencoderTraining) -> dict[str, Any]:
-    """Train, then whiten the latents; returns checkpoint, steps and loss."""
-    check(config)
-    dataset = HarmonizationDataset(config.data, config.run.seed)
-    prepare(config)
+def _start(config: AutoencoderTraining) -> AutoencoderKL:
+    if config.init is not None:
+        vae = load_vae(config.init).train()
+        if isinstance(vae, HarmonyVAE):
+            raise ValueError(f"init must be a plain VAE, got a Harmony-VAE in {config.init}. Pass the VAE that it was made from.")
+        return vae
     torch.manual_seed(config.run.seed)
     levels = len(config.block_out_channels)
-    vae = AutoencoderKL(
+    return AutoencoderKL(
         block_out_channels=config.block_out_channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -114,6 +123,14 @@ def main(config: AutoencoderTraining) -> dict[str, Any]:
         sample_size=256,
         scaling_factor=SCALING_FACTOR,
     )
+
+
+def main(config: AutoencoderTraining) -> dict[str, Any]:
+    """Train, then whiten the latents; returns checkpoint, steps and loss."""
+    check(config)
+    vae = _start(config)
+    dataset = HarmonizationDataset(config.data, config.run.seed)
+    prepare(config)
     examples = torch.stack([dataset[index]["real"] for index in range(config.run.samples)])
     task = AutoencoderTask(vae, config, examples)
     summary = {"command": "train-autoencoder", "config": as_dict(config)}

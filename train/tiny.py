@@ -50,17 +50,24 @@ def make_data(family: TinyFamily) -> None:
 
 
 def train_autoencoder(family: TinyFamily) -> None:
-    """Base VAE, on the photographs alone."""
+    """Base VAE, on the photographs alone; then again with weight on colour."""
     root = family.work / "data"
     names = sorted(path.relative_to(root).as_posix() for path in (root / "Photos" / "composite_images").glob("*.jpg"))
     _write_list(root / "IHD_photos.txt", names)
-    autoencoder.main(
-        autoencoder.AutoencoderTraining(
-            data=replace(_data(family, size=96, min_crop=0.3), list_file="IHD_photos.txt"),
-            optim=OptimConfig(learning_rate=2e-3, schedule="cosine", batch_size=8, steps=1800, ema_decay=0.995),
-            run=RunConfig(out=family.work / "autoencoder", save_every=200, sample_every=200),
-        )
+    first = autoencoder.AutoencoderTraining(
+        data=replace(_data(family, size=96, min_crop=0.3), list_file="IHD_photos.txt"),
+        optim=OptimConfig(learning_rate=2e-3, schedule="cosine", batch_size=8, steps=1800, ema_decay=0.995),
+        run=RunConfig(out=family.work / "autoencoder-first", save_every=200, sample_every=200),
     )
+    trained = autoencoder.main(first)
+    colour = replace(
+        first,
+        init=Path(trained["checkpoint"]),
+        colour_weight=3.0,
+        optim=replace(first.optim, learning_rate=1.5e-3, steps=900),
+        run=replace(first.run, out=family.work / "autoencoder"),
+    )
+    autoencoder.main(colour)
 
 
 def train_unet(family: TinyFamily) -> None:

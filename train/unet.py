@@ -32,10 +32,11 @@ SAMPLED_TIMESTEPS = (999, 749, 500, 250, 0)  # SPEC §2's five, as hosts round t
 
 @dataclass(frozen=True)
 class Architecture:
-    """A UNet made from scratch, used when `init` is not given. Widths are multiples of 32, heads 8: hosts need it so."""
+    """A UNet made from scratch, used when `init` is not given, of the kind that ComfyUI can run: 8 heads, 32 groups."""
 
-    block_out_channels: tuple[int, ...] = (64, 64, 96, 96)
-    attention_levels: tuple[bool, ...] = (False, False, True, True)
+    block_out_channels: tuple[int, ...] = (64, 64, 128)
+    """Width per level: multiples of 32 and of the first. At 32 channels, 32 groups would take an image's overall colour away."""
+    attention_levels: tuple[bool, ...] = (False, False, True)
     layers_per_block: int = 1
     cross_attention_dim: int = 32
 
@@ -157,13 +158,17 @@ def draw_timesteps(seeds: torch.Tensor, sampled_share: float) -> torch.Tensor:
 
 def make_unet(architecture: Architecture, prediction_type: str, direction: str, seed: int) -> UNet2DConditionModel:
     """A UNet with random weights. Its "empty prompt" is fixed noise: no text encoder stands behind it."""
+    widths, attends = architecture.block_out_channels, architecture.attention_levels
+    if any(width % 32 or width % widths[0] for width in widths):
+        raise ValueError(f"architecture.block_out_channels must be multiples of 32 and of the first, got {widths}. ComfyUI runs no other.")
+    if len(attends) != len(widths):
+        raise ValueError(f"architecture.attention_levels must be one per level ({len(widths)}), got {len(attends)}. Name as many.")
     torch.manual_seed(seed)
-    attends = architecture.attention_levels
     unet = UNet2DConditionModel(
         in_channels=9,
         out_channels=4,
         sample_size=32,
-        block_out_channels=architecture.block_out_channels,
+        block_out_channels=widths,
         layers_per_block=architecture.layers_per_block,
         down_block_types=tuple("CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends),
         up_block_types=tuple("CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),

@@ -11,22 +11,23 @@ import torch
 
 SCRIPTS = Path(__file__).parent / "inside"
 UNETS = {
-    "epsilon": dict(block_out_channels=(32, 64), attention_head_dim=8, cross_attention_dim=32, prediction_type="epsilon"),
-    "attention on the inner levels": dict(
+    "epsilon": dict(block_out_channels=(32, 64), prediction_type="epsilon"),
+    "inner_attention": dict(
         block_out_channels=(64, 128, 192),
-        attention_head_dim=8,
-        cross_attention_dim=64,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        prediction_type="v_prediction",
+        cross_attention_dim=64,
     ),
-    "four heads, two layers, linear projection": dict(
-        block_out_channels=(32, 32, 64),
-        attention_head_dim=4,
-        layers_per_block=2,
-        cross_attention_dim=48,
-        use_linear_projection=True,
-        prediction_type="v_prediction",
+    "four_heads_two_layers_linear": dict(
+        block_out_channels=(32, 32, 64), attention_head_dim=4, layers_per_block=2, cross_attention_dim=48, use_linear_projection=True
+    ),
+}
+REFUSED = {
+    "odd_widths": (dict(block_out_channels=(64, 96)), "block_out_channels must be multiples of the first and of 32, got [64, 96]"),
+    "few_groups": (dict(block_out_channels=(32, 64), norm_num_groups=8), "norm_num_groups must be 32, got 8"),
+    "other_blocks": (
+        dict(block_out_channels=(32, 64), down_block_types=("AttnDownBlock2D", "DownBlock2D")),
+        "UNet blocks must be CrossAttnDownBlock2D or DownBlock2D, got AttnDownBlock2D",
     ),
 }
 
@@ -38,15 +39,20 @@ def run_inside(host, script: str, *arguments) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def make_unet(path: Path, prediction_type: str, **config) -> Path:
+def make_unet(path: Path, prediction_type: str = "v_prediction", **config) -> Path:
     from diffusers import UNet2DConditionModel
 
     from diffharmony.diffusion import save_unet
 
     levels = len(config["block_out_channels"])
-    config.setdefault("down_block_types", ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",))
-    config.setdefault("up_block_types", ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1))
-    config.setdefault("layers_per_block", 1)
+    defaults = {
+        "attention_head_dim": 8,
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "down_block_types": ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+    }
+    config = {**defaults, **config}
     torch.manual_seed(0)
     unet = UNet2DConditionModel(in_channels=9, out_channels=4, **config)
     prompt = torch.randn(1, 77, config["cross_attention_dim"])
@@ -54,15 +60,26 @@ def make_unet(path: Path, prediction_type: str, **config) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def parity(host, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unets")
+    configs = {**UNETS, **{name: config for name, (config, _) in REFUSED.items()}}
+    return run_inside(host, "unet_parity.py", *(make_unet(folder / f"{name}.safetensors", **config) for name, config in configs.items()))
+
+
 @pytest.mark.parametrize("name", UNETS)
-def test_the_hosts_unet_is_diffusers_own(host, tmp_path, name):
-    measured = run_inside(host, "unet_parity.py", make_unet(tmp_path / "unet.safetensors", **UNETS[name]))
-    assert measured["difference"] < 1e-4
+def test_the_hosts_unet_is_diffusers_own(parity, name):
+    measured = parity[name]
+    assert measured["forward_difference"] < 1e-4
     assert measured["denoised_difference"] < 1e-4
-    assert measured["model_type"] == {"epsilon": "EPS", "v_prediction": "V_PREDICTION"}[UNETS[name]["prediction_type"]]
-    assert measured["sigma_max"] == pytest.approx(14.6146, abs=1e-3)
-    assert measured["sigma_min"] == pytest.approx(0.0292, abs=1e-4)
+    assert measured["model_type"] == ("EPS" if name == "epsilon" else "V_PREDICTION")
+    assert measured["sigma_range"] == pytest.approx([0.0292, 14.6146], abs=1e-3)
     assert measured["concat_keys"] == ["mask", "masked_image"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_unet_that_the_host_cannot_be_is_refused(parity, name):
+    assert REFUSED[name][1] in parity[name]["refused"]
 
 
 def test_out_of_memory_falls_back_to_tiles_under_the_condition(host, made):
