@@ -9,8 +9,6 @@ READY := .venv/.ready
 OLD_READY := .venv-$(OLD_HOST)/.ready
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
-# Kernels of the CPU build compete for the cores with the server that the tests start.
-export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test host tiny bench lock clean
@@ -23,6 +21,8 @@ setup: $(READY) .host/$(HOST)  ## environment and ComfyUI, into .venv and .host
 demo: setup  ## harmonize a photograph in a headless ComfyUI; picture and figures into out/
 	@$(PY) -m diffharmony.tests.host.demo
 
+# The tests' own kernels compete for the cores with the servers that they start.
+test: export OMP_NUM_THREADS ?= 1
 test: setup $(OLD_READY) .host/$(OLD_HOST)  ## unit tests, then the nodes in both ComfyUI versions
 	@.venv/bin/pytest
 

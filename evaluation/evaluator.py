@@ -58,6 +58,12 @@ def evaluate(
         real_background = rules.real_background
 
     results = [_FolderResult(folder) for folder in folders]
+    for result in results:
+        if not any(result.find(pair.composite.stem) for pair in pairs):
+            raise ValueError(
+                f"{result.folder} must hold predictions named like the composites, {pairs[0].composite.stem}.png or .jpg for the "
+                f"first, got none of the {len(pairs)}. Check folder and list."
+            )
     for pair in tqdm(pairs, desc="Measuring", unit="image", disable=not progress):
         real, mask = _read_data(pair.real), _read_data(pair.mask)
         for result in results:
@@ -87,9 +93,12 @@ class _FolderResult:
         self.problems: dict[str, list[str]] = {name: [] for name in PROBLEMS}
         self.without_foreground: list[str] = []
 
+    def find(self, stem: str) -> Path | None:
+        return next((path for path in (self.folder / (stem + suffix) for suffix in SUFFIXES) if path.is_file()), None)
+
     def read(self, stem: str, real_size: tuple[int, int], size: int | None) -> Image.Image | None:
         """The prediction of that stem, or None after noting why there is none."""
-        path = next((path for path in (self.folder / (stem + suffix) for suffix in SUFFIXES) if path.is_file()), None)
+        path = self.find(stem)
         if path is None:
             self.problems["missing"].append(stem)
             return None
@@ -111,12 +120,8 @@ class _FolderResult:
 
     def tables(self) -> dict[str, Any]:
         if not self.measured:
-            kind, names = next((kind, names) for kind, names in self.problems.items() if names)
-            counts = ", ".join(f"{len(names)} {kind}" for kind, names in self.problems.items() if names)
-            raise ValueError(
-                f"{self.folder} must hold predictions named like the composites ({' or '.join(SUFFIXES)}), got {counts} "
-                f"(first {kind}: {names[0]}). Check folder and list."
-            )
+            counts = ", ".join(f"{len(names)} {kind.replace('_', ' ')} (first: {names[0]})" for kind, names in self.problems.items() if names)
+            raise ValueError(f"{self.folder} must hold predictions that can be measured, got {counts}. Write them again.")
         subsets = sorted({subset for subset, _ in self.measured})
         every = [measurement for _, measurement in self.measured]
         return {

@@ -167,7 +167,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"Euler-ancestral steps, composite i with seed {report['seed']} + i; 8 bits, PSNR peak 255, means over images.",
         "### Decoding the real image's latents (PSNR, dB, whole image)",
         markdown_table(
-            ["size", "images", "plain (base VAE)", "plain (own decoder)", "conditional", "gain over base", "gain over own", "conditional fMSE"],
+            ["size", "images", "plain (base VAE)", "plain (own decoder)", "conditional", "gain over base", "over own", "conditional fMSE"],
             [
                 [
                     f"{size} px",

@@ -36,8 +36,9 @@ class AutoencoderTraining(TrainingConfig):
     init: Path | None = None
     """A plain VAE to train further; its own shape takes the place of the fields above."""
     colour_weight: float = 0.0
-    """Weight of the squared error of 8 x 8 means. Four channels code luminance detail before the second chroma axis, as the
-    plain squared error asks; harmonization needs all colours in the latent, and gets its detail from E_c."""
+    """Weight of colour: of what cannot be read of the 8 x 8 means off the latent. Four channels code luminance detail before
+    the second chroma axis, as the plain squared error asks; harmonization needs all colours in the latent, and gets its
+    detail from E_c. With it, training begins by amplifying the faint colour axes in E's first convolution."""
     kl_weight: float = 1e-5
     latent_noise: float = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
@@ -64,9 +65,9 @@ class AutoencoderTask(Task):
         noise = sample_noise(batch["seed"].cpu(), tuple(latent.shape[1:])).to(latent.device)
         spread = latent.detach().std(dim=(0, 2, 3), keepdim=True)
         decoded = self.vae.decode(latent + self.config.latent_noise * spread * noise).sample
-        pool = torch.nn.functional.avg_pool2d
-        colour = torch.nn.functional.mse_loss(pool(decoded, 8), pool(image, 8))
-        loss = torch.nn.functional.mse_loss(decoded, image) + self.config.colour_weight * colour
+        loss = torch.nn.functional.mse_loss(decoded, image)
+        if self.config.colour_weight:
+            loss = loss + self.config.colour_weight * unread_share(latent, torch.nn.functional.avg_pool2d(image, 8))
         return loss + self.config.kl_weight * posterior.kl().mean() / image[0].numel()
 
     def sheet(self) -> torch.Tensor:
@@ -77,6 +78,36 @@ class AutoencoderTask(Task):
 
     def save(self, path: Path, training: dict[str, Any]) -> None:
         save_autoencoder(self.vae, path, training=training, dtype=torch.float32)
+
+
+def unread_share(latent: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Share, 0..1, of the variance of `values` [B,V,h,w] that no linear map reads off `latent` [B,C,h,w], pixel by pixel over
+    the batch; the mean over the principal axes of `values`, so that a faint axis counts as much as a strong one.
+    Differentiable in the latent."""
+    rows = _standard(latent)
+    wanted = _standard(values)
+    eigenvalues, axes = torch.linalg.eigh(wanted.T @ wanted / len(wanted))
+    wanted = wanted @ axes / eigenvalues.clamp(min=1e-6).sqrt()
+    ridge = 1e-3 * torch.eye(rows.shape[1], device=rows.device)
+    solution = torch.linalg.solve(rows.T @ rows / len(rows) + ridge, rows.T @ wanted / len(rows))
+    return (wanted - rows @ solution).square().mean()
+
+
+def _standard(values: torch.Tensor) -> torch.Tensor:
+    rows = values.movedim(1, -1).flatten(0, -2)  # B C h w -> Bhw, C
+    rows = rows - rows.mean(0)
+    return rows / rows.detach().std(0).clamp(min=1e-6)
+
+
+@torch.no_grad()
+def amplify_faint_colours(vae: AutoencoderKL, images: torch.Tensor, limit: float = 6.0) -> None:
+    """Let E's first convolution see every principal colour axis of `images` [B,3,H,W] as strong as the strongest, or `limit`
+    times as strong as it is. Faint axes are learned too slowly otherwise."""
+    pixels = torch.nn.functional.avg_pool2d(images, 8).movedim(1, -1).flatten(0, -2)  # B C h w -> Bhw, C
+    eigenvalues, axes = torch.linalg.eigh(torch.cov(pixels.T))
+    gains = (eigenvalues[-1] / eigenvalues.clamp(min=1e-8)).sqrt().clamp(max=limit)
+    weight = vae.encoder.conv_in.weight
+    weight.copy_(torch.einsum("ocyx,cd->odyx", weight, axes @ torch.diag(gains) @ axes.T))
 
 
 @torch.no_grad()
@@ -131,6 +162,8 @@ def main(config: AutoencoderTraining) -> dict[str, Any]:
     vae = _start(config)
     dataset = HarmonizationDataset(config.data, config.run.seed)
     prepare(config)
+    if config.colour_weight:
+        amplify_faint_colours(vae, torch.stack([dataset[index]["real"] for index in range(64)]))
     examples = torch.stack([dataset[index]["real"] for index in range(config.run.samples)])
     task = AutoencoderTask(vae, config, examples)
     summary = {"command": "train-autoencoder", "config": as_dict(config)}

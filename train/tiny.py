@@ -22,8 +22,8 @@ from . import autoencoder, unet, vae
 from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
-UNET_STEPS = (7000, 2000)
-HARMONY_VAE_STEPS = (1500, 500)
+UNET_STEPS = (5500, 1200)
+HARMONY_VAE_STEPS = (1500, 450)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -63,8 +63,8 @@ def train_autoencoder(family: TinyFamily) -> None:
     colour = replace(
         first,
         init=Path(trained["checkpoint"]),
-        colour_weight=3.0,
-        optim=replace(first.optim, learning_rate=1.5e-3, steps=900),
+        colour_weight=0.3,
+        optim=replace(first.optim, learning_rate=2e-3, steps=800),
         run=replace(first.run, out=family.work / "autoencoder"),
     )
     autoencoder.main(colour)
@@ -79,7 +79,7 @@ def train_unet(family: TinyFamily) -> None:
         data=_data(family, size=128, min_crop=0.5),
         optim=replace(preset.optim, learning_rate=8e-4, steps=UNET_STEPS[0]),
         run=replace(preset.run, out=family.work / "unet-128"),
-        cached_views=2,
+        cached_views=1,
     )
     first = unet.main(small)
     root = family.work / "data"

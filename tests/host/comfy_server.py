@@ -89,23 +89,30 @@ class ComfyServer:
             raise RuntimeError(f"the extension must be imported by the host, got {line and line[0]!r}. The end of its log:\n{self.log[-3000:]}")
         return float(line[1])
 
-    def add_model(self, folder: str, path: Path) -> str:
-        """Link a weights file into models/<folder>; returns the name that a loader node shows."""
+    def add_model(self, folder: str, path: Path, name: str | None = None) -> str:
+        """Link a weights file into models/<folder>, under another name if one is given; returns the name that a loader node shows."""
         path = Path(path).resolve(strict=True)
-        target = self.base / "models" / folder / path.name
+        target = self.base / "models" / folder / (name or path.name)
         target.unlink(missing_ok=True)
         target.symlink_to(path)
         return target.name
 
-    def add_input(self, path: Path) -> str:
-        """Copy a picture into input/; returns the name that Load Image shows."""
-        shutil.copyfile(path, self.base / "input" / Path(path).name)
-        return Path(path).name
+    def add_input(self, path: Path, name: str | None = None) -> str:
+        """Copy a picture into input/, under another name if one is given; returns the name that Load Image shows."""
+        name = name or Path(path).name
+        shutil.copyfile(path, self.base / "input" / name)
+        return name
 
     def add_demo(self) -> None:
-        """Make the tiny models and the demo's pictures available, under the names that `workflows/harmonize.json` has."""
+        """Make the tiny models and the demo's pictures available, under the names that `workflows/harmonize.json` has.
+
+        Raises: RuntimeError when the tiny models are not there.
+        """
         for folder, name in (("vae", "harmony_vae"), ("diffusion_models", "harmonization_unet")):
-            self.add_model(folder, REPOSITORY / "assets" / "tiny" / f"{name}.safetensors")
+            path = REPOSITORY / "assets" / "tiny" / f"{name}.safetensors"
+            if not path.is_file():
+                raise RuntimeError(f"the tiny models must be there, but {path.relative_to(REPOSITORY)} is not. Run: make tiny")
+            self.add_model(folder, path)
         for picture in sorted((REPOSITORY / "assets" / "demo").glob("*.png")):
             self.add_input(picture)
 

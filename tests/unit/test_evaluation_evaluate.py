@@ -1,14 +1,12 @@
 """evaluate() and its command: folders of predictions against a small data set in iHarmony4's layout."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffharmony.__main__ import main
 from diffharmony.evaluation import evaluate, measure
 
 WIDTH, HEIGHT = 120, 80
@@ -112,18 +110,21 @@ def test_what_cannot_be_evaluated_is_refused(root, tmp_path):
         evaluate(root, predictions=root / "nowhere")
     with pytest.raises(FileNotFoundError, match="list file 'other.txt' must exist"):
         evaluate(root, "other.txt", root / "good")
-    with pytest.raises(ValueError, match="4 missing .*c1_1_1"):
+    with pytest.raises(ValueError, match="c1_1_1.png or .jpg for the first, got none of the 4"):
+        evaluate(root, predictions=[root / "good", tmp_path], progress=False)
+    (tmp_path / "c2_1_1.png").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"3 missing \(first: c1_1_1\), 1 unreadable \(first: c2_1_1.png\)"):
         evaluate(root, predictions=tmp_path, progress=False)
 
 
-def test_the_command_prints_a_table_or_json(root):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "diffharmony", "evaluate", "--data", ".", "--list", "IHD_test.txt", "--predictions", "good", "bad",
+def test_the_command_prints_a_table_or_json(root, capsys):
+    command = ["evaluate", "--data", str(root), "--list", "IHD_test.txt", "--predictions", str(root / "good"), str(root / "bad"),
                "--convention", "diffharmony", "--no-real-background"]  # fmt: skip
-    done = subprocess.run([*command, "--json"], cwd=root, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
-    assert printed["real_background"] is False and printed["overall"]["count"] == 4
-    assert "1 missing" in done.stderr and "c1_1_1" in done.stderr and "15-100 %" in done.stderr
-    refused = subprocess.run([*command, "--convention", "is2am"], cwd=root, env=environment, capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 1 and "convention must be one of diffharmony, got 'is2am'" in refused.stderr
+    assert main([*command, "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["real_background"] is False and result["overall"]["count"] == 4
+    assert "1 missing" in printed.err and "c1_1_1" in printed.err and "15-100 %" in printed.err
+    assert main(command) == 0 and "fMSE" in capsys.readouterr().out
+    assert main([*command[:-2], "is2am"]) == 1
+    assert "convention must be one of diffharmony, got 'is2am'" in capsys.readouterr().err
