@@ -117,6 +117,7 @@ def finish_harmony_vae(family: TinyFamily) -> None:
             preset,
             init=family.work / "harmony-vae" / "harmony_vae.safetensors",
             unet=family.work / "unet-256" / "unet.safetensors",
+            foreground_weight=1.0,
             data=_data(family, size=128, min_crop=0.5),
             optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
             run=replace(preset.run, out=family.work / "harmony-vae-finished"),

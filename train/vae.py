@@ -35,6 +35,8 @@ class HarmonyVAETraining(TrainingConfig):
     """E_c and D, or E_c only (the paper's ablation); zero convolutions always."""
     loss: Literal["squared", "l1"] = "squared"
     """squared: the paper. l1: the authors' code."""
+    foreground_weight: float = 0.0
+    """Weight of the foreground's own error, besides the whole image's."""
     latent_noise: float = 0.0
     """Largest noise on the latent, in units of its standard deviation; each sample draws its own amount from 0 up to it."""
     unet: Path | None = None
@@ -75,7 +77,6 @@ class HarmonyVAETask(Task):
         self.vae, self.config = vae, config
         # a tuple hides the frozen UNet from this module's parameters
         self._unet = (unet,)
-        self._criterion = reconstruction_loss(config.loss)
         for name in ("composite", "mask", "real"):
             self.register_buffer(f"example_{name}", examples[name], persistent=False)
 
@@ -84,7 +85,8 @@ class HarmonyVAETask(Task):
         with torch.no_grad():
             latent = self._latents(condition_image, target, batch["mask"], batch["seed"].cpu())
         condition = self.vae.encode_condition(condition_image, batch["mask"])
-        return self._criterion(self.vae.decode(latent, condition).sample, target)
+        decoded = self.vae.decode(latent, condition).sample
+        return reconstruction_loss(decoded, target, batch["mask"], kind=self.config.loss, foreground_weight=self.config.foreground_weight)
 
     def _latents(self, condition_image, target, mask, seeds) -> torch.Tensor:
         latent = self.vae.encode(target).latent_dist.mode()

@@ -192,10 +192,17 @@ class TestLosses:
         prediction, target, mask = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.zeros(1, 1, 2, 2)
         assert diffusion_loss(prediction, target, mask, foreground_weighted=False).item() == 1
         assert diffusion_loss(prediction, target, mask, foreground_weighted=True, background_weight=0.1).item() == pytest.approx(0.5)
-        assert reconstruction_loss("squared")(2 * prediction, target).item() == 4
-        assert reconstruction_loss("l1")(2 * prediction, target).item() == 2
+
+    def test_reconstruction(self):
+        prediction, target, mask = torch.full((1, 3, 2, 2), 2.0), torch.zeros(1, 3, 2, 2), torch.tensor([[[[1.0, 0], [0, 0]]]])
+        assert reconstruction_loss(prediction, target, mask, kind="squared").item() == 4
+        assert reconstruction_loss(prediction, target, mask, kind="l1").item() == 2
+        prediction[..., 1:] = 0
+        prediction[..., 1, :] = 0
+        weighted = reconstruction_loss(prediction, target, mask, kind="squared", foreground_weight=0.5)
+        assert weighted.item() == pytest.approx(1 + 0.5 * 4)  # one pixel of four is foreground, and off by 2
         with pytest.raises(ValueError, match="loss must be one of squared, l1"):
-            reconstruction_loss("huber")
+            reconstruction_loss(prediction, target, mask, kind="huber")
 
     def test_timesteps(self):
         seeds = torch.arange(2000)
