@@ -11,10 +11,10 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generat
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test host tiny bench lock clean
+.PHONY: help setup demo test host tiny bench lock clean clean-cache
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) .host/$(HOST)  ## environment and ComfyUI, into .venv and .host
 
@@ -42,8 +42,11 @@ lock: $(UV) .host/$(HOST) .host/$(OLD_HOST)  ## resolve requirements/*.txt again
 		--output-file requirements/host-$(OLD_HOST).txt
 	echo "uv" | $(COMPILE) $(UPGRADE) - --output-file requirements/uv.txt
 
-clean:  ## remove environments, ComfyUI and outputs
-	rm -rf .venv .venv-* .host .cache build out
+clean:  ## remove environments, ComfyUI and outputs; the training of make tiny stays in .cache
+	rm -rf .venv .venv-* .host build out
+
+clean-cache:  ## remove .cache too: hours of make tiny, its data and its states
+	rm -rf .cache
 
 $(UV): requirements/uv.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit("python3 must be 3.10 or later, got %d.%d. Run make PYTHON=<a newer one>." % v[:2])'
@@ -54,7 +57,7 @@ $(UV): requirements/uv.txt
 $(READY): $(UV) requirements/host-$(HOST).txt pyproject.toml
 	@echo "Installing the environment for ComfyUI $(HOST) into .venv (about 6 GB)"
 	@$(UV) pip install --quiet --python $(PY) --require-hashes --requirement requirements/host-$(HOST).txt
-	@$(UV) pip install --quiet --python $(PY) --no-deps --editable .
+	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(OLD_READY): $(UV) requirements/host-$(OLD_HOST).txt

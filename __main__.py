@@ -34,6 +34,8 @@ COMMANDS = {
 }
 # Our errors are of these kinds (DESIGN.md, style) and get one line. Anything else is a defect and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
+# Packages of the extra `train` that a ComfyUI environment may lack.
+FROM_EXTRA = ("accelerate", "matplotlib", "numpy", "PIL", "safetensors", "skimage", "tensorboard", "torch", "torchvision", "tqdm", "transformers", "tyro")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return _run(name, COMMANDS[name], arguments)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in FROM_EXTRA:
+            raise
+        print(f"diffharmony {name}: {error.name} must be installed, got none. Install the extra, in the repository: pip install -e '.[train]'", file=sys.stderr)
+        return 1
     except USER_ERRORS as error:
         if os.environ.get("DIFFHARMONY_TRACEBACK"):
             raise

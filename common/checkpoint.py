@@ -6,10 +6,11 @@ import json
 import os
 import pickle
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier")
 DIRECTIONS = ("harmonize", "invert")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+METADATA_TENSOR = "diffharmony.metadata"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        return self._json("diffharmony.config")
+        return self._json("diffharmony.config") or self._json("config")
 
     @property
     def training(self) -> dict[str, Any] | None:
@@ -108,18 +110,26 @@ def write_checkpoint(
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}. Pass one of these.")
     if direction not in DIRECTIONS:
         raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}. Pass one of these.")
-    metadata = {
-        "format": "pt",
-        "diffharmony.kind": kind,
-        "diffharmony.direction": direction,
-        "diffharmony.config": json.dumps(config),
-    }
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} must be finite in {tensor.dtype}, got infinity or NaN. Save in torch.float32, or retrain.")
+    metadata = {"format": "pt", **describe(kind, direction, config)}
     if prediction_type is not None:
         metadata["diffharmony.prediction_type"] = prediction_type
     if training is not None:
         metadata["diffharmony.training"] = json.dumps(training)
     with written_whole(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+
+
+def describe(kind: str, direction: str, config: dict[str, Any]) -> dict[str, str]:
+    """The metadata that every file of ours carries."""
+    return {"diffharmony.kind": kind, "diffharmony.direction": direction, "diffharmony.config": json.dumps(config)}
+
+
+def metadata_tensor(metadata: dict[str, str]) -> torch.Tensor:
+    """Metadata as a uint8 tensor [N], for a state dict that somebody else will save (as METADATA_TENSOR)."""
+    return torch.frombuffer(bytearray(json.dumps(metadata).encode()), dtype=torch.uint8)
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -139,6 +149,9 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         raise ValueError(
             f"weights file must end in .safetensors, {', '.join(PICKLE_SUFFIXES)}, got {path.name!r}. Pass a weights file."
         )
+    carried = tensors.pop(METADATA_TENSOR, None)
+    if carried is not None:
+        metadata = {**json.loads(bytes(carried.tolist())), **metadata}
     if not tensors:
         raise ValueError(f"weights file must hold at least one tensor, got none in {path}. Fetch or write it again.")
     return Checkpoint(path, tensors, metadata)
@@ -169,3 +182,41 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ValueError(f"{path} must hold a state dict of tensors, got {type(loaded).__name__}. Save model.state_dict() instead.")
     return loaded
+
+
+def load_strictly(build: Callable[[], torch.nn.Module], tensors: dict[str, torch.Tensor], path: Path) -> Any:
+    """Build a model of a checkpoint's config and give it exactly the checkpoint's tensors.
+
+    Raises: ValueError when the config describes no model, or a tensor is missing, unexpected or of another shape.
+    """
+    try:
+        model = build()
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        raise ValueError(f"config of {path} must describe a model, got one that cannot be built ({error}). Write the file again.") from error
+    expected = model.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape": sorted(name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape),
+    }
+    found = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for what, names in problems.items() if names]
+    if found:
+        raise ValueError(
+            f"{path} must hold exactly the {len(expected)} tensors of a {type(model).__name__} of its config, got {'; '.join(found)}. "
+            "The file is incomplete or its config is another model's: fetch or write it again."
+        )
+    model.load_state_dict(tensors)
+    return model
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises: FileNotFoundError when there is none; ValueError when it holds something else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent.resolve()}. Pass a diffusers folder or a .safetensors file.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be JSON, got something else ({error}). Copy it again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}. Copy it again.")
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def load_image(path: str | os.PathLike) -> torch.Tensor:
     LoadImage drops it; 16-bit grey keeps its precision.
     Raises: FileNotFoundError when there is no such file; ValueError when it is not an image.
     """
-    image = _open(path)
+    image = open_image(path)
     if image.mode.startswith("I"):
         grey = _from_16_bit(image)
         return (grey * 2 - 1)[None, None].expand(1, 3, -1, -1).contiguous()
@@ -35,7 +36,7 @@ def load_mask(path: str | os.PathLike) -> torch.Tensor:
     Colour becomes luminance. Where colour is the same all over and the file has transparency, the transparency is the mask.
     Raises: FileNotFoundError when there is no such file; ValueError when it is not an image.
     """
-    image = _open(path)
+    image = open_image(path)
     if image.mode.startswith("I"):
         return _from_16_bit(image)[None, None]
     return pil_to_mask(image)
@@ -65,10 +66,10 @@ def tensor_to_pil(image: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(item.permute(1, 2, 0).numpy()) for item in pixels]  # CHW -> HWC
 
 
-def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
+def save_image(image: torch.Tensor, path: str | os.PathLike, info: dict[str, Any] | None = None) -> None:
     """Write one image as 8 bits per channel, whole or not at all; the format follows the suffix.
 
-    image: [1, 3, H, W] or [3, H, W], floating, -1..1 (clamped, then rounded).
+    image: [1, 3, H, W] or [3, H, W], floating, -1..1 (clamped, then rounded). info: see `image_info`.
     Raises: ValueError for another shape, NaN, or an unknown suffix; FileNotFoundError when the folder does not exist.
     """
     check_image_path(path)
@@ -78,6 +79,7 @@ def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
     if not torch.isfinite(image).all():
         raise ValueError("image to save must be finite, got NaN or infinity. Run in float32 or bfloat16.")
     options = {"quality": 95} if Path(path).suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    options.update(info or {})
     with written_whole(path) as temporary:
         tensor_to_pil(image)[0].save(temporary, **options)
 
@@ -85,9 +87,11 @@ def save_image(image: torch.Tensor, path: str | os.PathLike) -> None:
 def check_image_path(path: str | os.PathLike) -> None:
     """Refuse a path that `save_image` could not write to, before any work is done.
 
-    Raises: ValueError for a suffix that names no image format; FileNotFoundError when the folder does not exist.
+    Raises: ValueError for a suffix that names no image format, or a folder; FileNotFoundError when the folder does not exist.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"image to write must be a file, got the folder {path}. Name a file, in that folder say.")
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(f"image name must end in one of {', '.join(IMAGE_SUFFIXES)}, got {path.name!r}. Rename it.")
     if not path.parent.is_dir():
@@ -137,19 +141,49 @@ def pad_to_multiple(values: torch.Tensor, multiple: int) -> torch.Tensor:
     return values
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
+def open_image(path: str | os.PathLike, *, upright: bool = True) -> Image.Image:
+    """Open an image file whole, in the mode that it has; `eight_bit` makes pictures of 16-bit grey.
+
+    upright: turn it by its EXIF orientation; data sets are read as their pixels lie.
+    Raises: FileNotFoundError when there is no such file; ValueError when it is not an image, or of floating values.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"image {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
     try:
         with Image.open(path) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            opened = ImageOps.exif_transpose(image) if upright else image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} must be an image that Pillow reads, got something else ({error}). Export it again.") from error
-    if upright.mode == "F":
+        raise ValueError(f"{path} must be a readable image, got an error ({error}). Copy or export it again.") from error
+    if opened.mode == "F":
         raise ValueError(f"{path} must have 8 or 16 bits per channel, got floating values. Export it as PNG.")
-    return upright
+    return opened
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey, rounded to the nearest value; any other image as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((_from_16_bit(image) * 255).round().to(torch.uint8).numpy())
+
+
+def image_info(path: str | os.PathLike) -> dict[str, Any]:
+    """What `save_image` can carry over from an image file: its RGB colour profile and its resolution, where it has them.
+
+    Returns: {"icc_profile": bytes, "dpi": (x, y)} or less. Profiles of other colour spaces do not fit what we write.
+    Raises: FileNotFoundError, ValueError as `load_image` does.
+    """
+    found = open_image(path).info
+    info: dict[str, Any] = {}
+    profile = found.get("icc_profile")
+    # bytes 16-19 of an ICC header name the colour space of the pixels
+    if isinstance(profile, bytes) and profile[16:20] == b"RGB ":
+        info["icc_profile"] = profile
+    dpi = found.get("dpi")
+    if isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < value < 2**16 for value in dpi):
+        info["dpi"] = tuple(float(value) for value in dpi)
+    return info
 
 
 def _from_16_bit(image: Image.Image) -> torch.Tensor:

@@ -19,6 +19,8 @@ SourceArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SO
 class HarmonizeConfig:
     """Relight the foreground of a composite photograph to match its background.
 
+    Takes harmonization models; inverse ones are refused.
+
     Examples:
       diffharmony harmonize composite.png mask.png --out harmonized.png
       diffharmony harmonize composite.png mask.png --out harmonized.png --vae harmony_vae.safetensors \\
@@ -30,7 +32,8 @@ class HarmonizeConfig:
     mask: MaskArgument
     """Mask file of the same size: white is the pasted object; grey edges blend."""
     out: Path
-    """Image file to write (.png, .jpg, .webp, .tif); an existing one is replaced."""
+    """Image file to write (.png, .jpg, .webp, .tif), with the composite's colour profile and resolution; 16-bit input becomes
+    8 bits per channel, and transparency is dropped. An existing file is replaced."""
     vae: Path = TINY / "harmony_vae.safetensors"
     """Harmony-VAE: our single file, or a diffusers folder. The default is a tiny model for trying out."""
     unet: Path = TINY / "harmonization_unet.safetensors"
@@ -49,7 +52,8 @@ class HarmonizeConfig:
     keep_detail: bool = True
     """Where the working size is smaller than the image, enlarge the change rather than the result."""
     tile: int | None = None
-    """Decode in tiles of this many pixels, for large images on small machines."""
+    """Decode in tiles of this many pixels, for large images on small machines. Encoding and sampling still take the whole
+    image: lower --size for those."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -62,16 +66,17 @@ class HarmonizeConfig:
 class ConvertConfig:
     """Turn the authors' archive, or diffusers folders, into our single files with the empty prompt baked in.
 
-    Writes harmonization_unet.safetensors and harmony_vae.safetensors (with --direction invert: inverse_unet.safetensors
-    and inverse_harmony_vae.safetensors).
+    Writes harmonization_unet.safetensors and harmony_vae.safetensors (for inverse models: inverse_unet.safetensors and
+    inverse_harmony_vae.safetensors).
 
     Examples:
       diffharmony convert DiffHarmony-archive --out models
+      diffharmony convert DiffHarmony-archive --direction invert --out models
       diffharmony convert my-unet --text-encoder sd/text_encoder --tokenizer sd/tokenizer --out models
     """
 
     source: SourceArgument
-    """The authors' archive unpacked (base/, condition_vae/), a diffusers pipeline folder, or a UNet's folder or file."""
+    """The authors' archive unpacked (base/, condition_vae/, inverse/), a diffusers pipeline folder, or a UNet's folder or file."""
     out: Path
     """Folder to write to; made where missing. Existing files of those names are replaced."""
     unet: Path | None = None
@@ -82,8 +87,9 @@ class ConvertConfig:
     """Take the text encoder from here instead."""
     tokenizer: Path | None = None
     """Take the tokenizer from here instead."""
-    direction: Literal["harmonize", "invert"] = "harmonize"
-    """What the models were trained for."""
+    direction: Literal["harmonize", "invert"] | None = None
+    """What the models were trained for, and which models of the archive to take; by default what the source says of itself, or
+    harmonize where it says nothing."""
     dtype: Literal["float16", "float32"] = "float16"
     """Precision of the files."""
     json: bool = False
@@ -95,7 +101,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     import torch
     from tqdm import tqdm
 
-    from ..common.images import check_image_path, load_image, load_mask, save_image
+    from ..common.images import check_image_path, image_info, load_image, load_mask, save_image
     from ..harmony_vae import load_harmony_vae, load_vae
     from .harmonization import harmonize, working_size
     from .unet import load_unet
@@ -108,6 +114,8 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     vae = (load_vae if config.plain else load_harmony_vae)(config.vae, dtype).to(device)
     _say(f"Loading {config.unet}")
     unet = load_unet(config.unet, dtype=dtype).to(device)
+    if unet.direction != "harmonize":
+        raise ValueError(f"{config.unet} must be a UNet of direction 'harmonize', got {unet.direction!r}. Pass a harmonization UNet.")
     with tqdm(total=config.steps, desc="Sampling", file=sys.stderr) as bar:
         harmonized = harmonize(
             vae,
@@ -123,7 +131,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
             tile=config.tile,
             progress=lambda done, total: bar.update(),
         )
-    save_image(harmonized, config.out)
+    save_image(harmonized, config.out, image_info(config.composite))
     _say(f"Wrote {config.out}")
     height, width = composite.shape[-2:]
     return {
@@ -149,14 +157,15 @@ def run_convert(config: ConvertConfig) -> dict[str, Any]:
 
     import torch
 
-    from .convert import convert_models, find_sources
+    from .convert import convert_models, find_direction, find_sources
 
     overrides = {name: getattr(config, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
-    sources = dataclasses.replace(find_sources(config.source), **{name: path for name, path in overrides.items() if path is not None})
-    written = convert_models(sources, config.out, direction=config.direction, dtype=getattr(torch, config.dtype))
+    sources = dataclasses.replace(find_sources(config.source, config.direction), **{name: path for name, path in overrides.items() if path is not None})
+    direction = find_direction(sources, config.direction)
+    written = convert_models(sources, config.out, direction=direction, dtype=getattr(torch, config.dtype))
     for path in written.values():
         _say(f"Wrote {path}")
-    return {"command": "convert", "direction": config.direction, "dtype": config.dtype, **{k: str(v) for k, v in written.items()}}
+    return {"command": "convert", "direction": direction, "dtype": config.dtype, **{k: str(v) for k, v in written.items()}}
 
 
 def _device(name: str):

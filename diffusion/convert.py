@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..common.checkpoint import read_checkpoint
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
 from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
 
@@ -23,19 +24,24 @@ WITHOUT_EMBEDDING = ("text_encoder", "tokenizer")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the parts of one pair of models are; None where there is none."""
+    """Where the parts of one pair of models are; None where there is none.
+
+    direction: what the folders' layout says of it ("harmonize" | "invert"); None where it says nothing.
+    """
 
     unet: Path | None = None
     vae: Path | None = None
     text_encoder: Path | None = None
     tokenizer: Path | None = None
+    direction: str | None = None
 
 
-def find_sources(source: str | os.PathLike) -> Sources:
+def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sources:
     """Find the parts in the authors' archive, in a diffusers pipeline folder, or in a UNet's own folder or file.
 
-    The archive has `base/` (unet, vae, text_encoder, tokenizer) and `condition_vae/`, whose VAE is preferred.
-    Raises: FileNotFoundError when nothing of the kind is there, with what was looked for.
+    The archive has `base/` (unet, vae, text_encoder, tokenizer), `condition_vae/`, whose VAE is preferred, and `inverse/`
+    (vae, weights-*, a UNet each), which is taken for direction "invert", and when `source` is that folder itself.
+    Raises: FileNotFoundError when nothing of the kind is there, with what was looked for; ValueError for several inverse UNets.
     Source: SPEC §10.
     """
     source = Path(source)
@@ -43,6 +49,10 @@ def find_sources(source: str | os.PathLike) -> Sources:
         return Sources(unet=source)
     if not source.is_dir():
         raise FileNotFoundError(f"folder {source.name!r} must exist, looked in {source.parent.resolve()}. Check the path.")
+    if source.name == "inverse" and not (source / "unet").is_dir():
+        return _find_inverse(source, source.parent)
+    if direction == "invert" and any((source / name).is_dir() for name in ("base", "condition_vae", "inverse")):
+        return _find_inverse(source / "inverse", source)
     base = source / "base" if (source / "base").is_dir() else source
 
     def folder(*candidates: Path) -> Path | None:
@@ -53,6 +63,7 @@ def find_sources(source: str | os.PathLike) -> Sources:
         vae=folder(source / "condition_vae", base / "condition_vae", base / "vae"),
         text_encoder=folder(base / "text_encoder"),
         tokenizer=folder(base / "tokenizer"),
+        direction="harmonize" if base != source or (source / "condition_vae").is_dir() else None,
     )
     if found.unet is None and found.vae is None:
         names = ", ".join(sorted(entry.name for entry in source.iterdir())[:8]) or "nothing"
@@ -61,6 +72,60 @@ def find_sources(source: str | os.PathLike) -> Sources:
             "Pass the authors' archive, unpacked, or a diffusers folder."
         )
     return found
+
+
+def _find_inverse(inverse: Path, archive: Path) -> Sources:
+    """The archive's inverse models, with the text encoder that they share with its `base/`."""
+    unets = sorted(path for path in inverse.glob("weights-*") if path.is_dir())
+    if not unets or not (inverse / "vae").is_dir():
+        found = ", ".join(sorted(entry.name for entry in inverse.iterdir())[:8]) if inverse.is_dir() else ""
+        raise FileNotFoundError(
+            f"inverse models, vae/ and weights-*/, must exist, looked in {inverse.resolve()}, which holds {found or 'nothing'}. "
+            "Pass the authors' archive, unpacked and whole, or the inverse UNet's own folder."
+        )
+    if len(unets) > 1:
+        raise ValueError(
+            f"inverse UNet must be one folder, got {', '.join(path.name for path in unets)} in {inverse}. "
+            "Pass the one to take as the source, with --vae, --text-encoder and --tokenizer."
+        )
+    text_encoder, tokenizer = (archive / "base" / name for name in WITHOUT_EMBEDDING)
+    return Sources(
+        unet=unets[0],
+        vae=inverse / "vae",
+        text_encoder=text_encoder if text_encoder.is_dir() else None,
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+        direction="invert",
+    )
+
+
+def find_direction(sources: Sources, wanted: str | None = None) -> str:
+    """The direction of the models: what folders and files say of it, else `wanted`, else "harmonize".
+
+    Raises: ValueError for an unknown direction, or when two of these contradict each other.
+    """
+    if wanted is not None and wanted not in FILE_NAMES:
+        raise ValueError(f"direction must be one of {tuple(FILE_NAMES)}, got {wanted!r}. Pass one of these.")
+    claims = {
+        "--direction": wanted,
+        "the archive's layout": sources.direction,
+        str(sources.unet): _direction_in(sources.unet),
+        str(sources.vae): _direction_in(sources.vae),
+    }
+    known = {name: value for name, value in claims.items() if value is not None}
+    if len(set(known.values())) > 1:
+        found = ", ".join(f"{value!r} by {name}" for name, value in known.items())
+        raise ValueError(f"direction must be the same for all parts, got {found}. Leave --direction out, or pass the other models.")
+    return next(iter(known.values()), "harmonize")
+
+
+def _direction_in(path: Path | None) -> str | None:
+    """What our own files say; a plain VAE serves both directions."""
+    if path is not None and path.is_dir():
+        path = path / PROMPT_FILE
+    if path is None or not path.is_file():
+        return None
+    checkpoint = read_checkpoint(path)
+    return None if checkpoint.kind == "autoencoder" else checkpoint.direction
 
 
 def encode_empty_prompt(text_encoder: str | os.PathLike, tokenizer: str | os.PathLike) -> torch.Tensor:
@@ -86,21 +151,23 @@ def encode_empty_prompt(text_encoder: str | os.PathLike, tokenizer: str | os.Pat
 
 
 def convert_models(
-    sources: Sources, out: str | os.PathLike, *, direction: str = "harmonize", dtype: torch.dtype = torch.float16
+    sources: Sources, out: str | os.PathLike, *, direction: str | None = None, dtype: torch.dtype = torch.float16
 ) -> dict[str, Path]:
     """Write our single files from the parts found: `harmonization_unet` and `harmony_vae` (or the inverse pair).
 
     A plain AutoencoderKL becomes a Harmony-VAE whose conditional decode still equals its plain decode: it must be trained.
-    out: folder, made where missing. direction: "harmonize" | "invert". dtype: of the files, float16 or float32.
+    out: folder, made where missing. direction: "harmonize" | "invert"; None is what the sources say. dtype: of the files, float16 or float32.
     Returns: {"unet": path, "harmony_vae": path}, without what there was no source for.
-    Raises: FileNotFoundError, ValueError for parts that are missing, damaged, or do not go together.
+    Raises: FileNotFoundError, ValueError for parts that are missing, damaged, or do not go together, for a direction that the
+    sources contradict, and for an `out` that is a file.
     Source: SPEC §10, DESIGN.md "Contracts".
     """
     out = Path(out)
-    if direction not in FILE_NAMES:
-        raise ValueError(f"direction must be one of {tuple(FILE_NAMES)}, got {direction!r}. Pass one of these.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out must be a folder, got the file {out}. Name another folder.")
+    direction = find_direction(sources, direction)
     unet_name, vae_name = FILE_NAMES[direction]
-    training = {"command": "convert", "source": {key: str(path) for key, path in vars(sources).items() if path is not None}}
+    training = {"command": "convert", "source": {key: str(path) for key, path in vars(sources).items() if isinstance(path, Path)}}
     # both are read and checked before anything is written
     unet = _read_unet(sources) if sources.unet is not None else None
     vae = _read_vae(sources.vae) if sources.vae is not None else None

@@ -43,6 +43,7 @@ def harmonize(
     vae: a HarmonyVAE, or a plain AutoencoderKL. unet: from `load_unet`. Each computes in its own dtype.
     composite: [B, 3, H, W], floating, -1..1, any size. mask: [B or 1, 1, H, W], 0..1; 1 = foreground. The models see it
     binarized at 0.5; its soft values blend when the background is pasted. A composite of batch 1 serves N masks.
+    Where `vae.direction` and `unet.direction` are both known they must agree for a conditional decode.
     seed: image i is sampled with seed + i (or seed[i]), whatever the batch size, device or dtype.
     size: the working size. A number brings the longer side to that many pixels, keeping the aspect; "native" works at the
     image's own size; None is native, but at most 1024 px. The working image is padded (reflected) at the right and
@@ -52,19 +53,22 @@ def harmonize(
     paste_background: blend by the mask over the composite; pixels whose mask is 0 then come back bit for bit, and a mask
     that is 0 everywhere gives a copy of the composite without running the models.
     conditional: decode under the condition (composite, mask); None does so where the VAE can. tile: decode conditionally
-    in tiles of that many pixels. ancestral: False samples without added noise. scheduler: see `sample_latents`.
+    in tiles of that many pixels; encoding and sampling still see the whole image. ancestral: False samples without added noise. scheduler: see `sample_latents`.
     device: where to compute; None is where the UNet is. progress: called with (steps done, steps).
     Returns: [B, 3, H, W], composite's dtype and device, -1..1 (the composite's own values where pasted).
     Raises: ValueError for shapes, ranges or options that do not fit; RuntimeError when half precision overflowed.
     Source: SPEC §2, §3; DESIGN.md "Contracts".
     """
     conditional = _check_decoding(vae, conditional, tile)
+    if conditional:
+        check_directions(vae, unet)
     original, mask = check_image_and_mask(composite, mask)
     low, high = (value.item() for value in torch.aminmax(original))
     if not (low >= -LARGEST_VALUE and high <= LARGEST_VALUE):  # NaN too
         raise ValueError(f"composite must lie in [-1, 1], got values from {low:g} to {high:g}. Scale 8-bit values: x / 127.5 - 1.")
     height, width = original.shape[-2:]
     inner = working_size(height, width, size)
+    generators = sample_generators(seed, original.shape[0])
     if paste_background and not mask.any():
         return original.clone()
 
@@ -82,7 +86,7 @@ def harmonize(
         condition_latent,
         mask_to_latent(padded_mask, condition_latent.shape[-2:]),
         steps=steps,
-        generator=sample_generators(seed, original.shape[0]),
+        generator=generators,
         ancestral=ancestral,
         scheduler=scheduler,
         progress=progress,
@@ -126,6 +130,19 @@ def size_multiple(vae: AutoencoderKL, unet: UNet2DConditionModel) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1 + len(unet.config.block_out_channels) - 1)
 
 
+def check_directions(vae: AutoencoderKL, unet: UNet2DConditionModel) -> None:
+    """Refuse a Harmony-VAE of one direction with a UNet of the other; a model without `.direction` goes with both.
+
+    Raises: ValueError. Source: SPEC §4 (direction swaps condition and target, in both models).
+    """
+    of_vae, of_unet = getattr(vae, "direction", None), getattr(unet, "direction", None)
+    if None not in (of_vae, of_unet) and of_vae != of_unet:
+        raise ValueError(
+            f"vae and unet must be of one direction, got a Harmony-VAE for {of_vae!r} and a UNet for {of_unet!r}. "
+            "Load the pair that was trained together; where a folder does not say its direction, set vae.direction."
+        )
+
+
 def _check_decoding(vae: AutoencoderKL, conditional: bool | None, tile: int | None) -> bool:
     capable = hasattr(vae, "encode_condition")
     if conditional is None:
@@ -137,6 +154,12 @@ def _check_decoding(vae: AutoencoderKL, conditional: bool | None, tile: int | No
         )
     if tile is not None and not conditional:
         raise ValueError(f"tile must be None for a plain decode, got {tile!r}. Use vae.enable_tiling() instead.")
+    if tile is not None:
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if not isinstance(tile, int) or isinstance(tile, bool) or tile % factor or tile < 4 * factor:
+            raise ValueError(
+                f"tile must be a whole multiple of {factor} and at least {4 * factor}, got {tile!r}. Choose such a size, 512 say."
+            )
     return conditional
 
 

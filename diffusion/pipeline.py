@@ -15,7 +15,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
-from .harmonization import Size, harmonize
+from .harmonization import Size, check_directions, harmonize
 from .sampler import STEPS, Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file
 
@@ -28,7 +28,8 @@ class DiffHarmonyPipeline(DiffusionPipeline):
 
     vae: HarmonyVAE or AutoencoderKL. unet: from `load_unet`, carrying `.empty_prompt_embeds`. scheduler: None builds the
     Euler-ancestral one for the UNet's prediction type.
-    Raises: ValueError for a UNet without 9 input channels, or a scheduler for another prediction type.
+    Raises: ValueError for a UNet without 9 input channels, a Harmony-VAE of the other direction, or a scheduler for another
+    prediction type.
     Source: SPEC §2, §3; DESIGN.md "Contracts".
     """
 
@@ -38,6 +39,8 @@ class DiffHarmonyPipeline(DiffusionPipeline):
     def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel, scheduler: Scheduler | None = None):
         super().__init__()
         check_channels(unet.config.in_channels, unet.config.out_channels)
+        if hasattr(vae, "encode_condition"):
+            check_directions(vae, unet)
         prediction_type = getattr(unet, "prediction_type", "epsilon")
         if scheduler is None:
             scheduler = build_scheduler(prediction_type)
@@ -128,11 +131,21 @@ class DiffHarmonyPipeline(DiffusionPipeline):
             from huggingface_hub import snapshot_download
 
             folder = Path(snapshot_download(str(pretrained_model_name_or_path), **hub_options))
+        needed = [name for name, given in (("vae", vae), ("unet", unet)) if given is None]
+        if not all((folder / name).is_dir() for name in needed):
+            found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+            raise FileNotFoundError(
+                f"pipeline folder must hold {' and '.join(f'{name}/' for name in needed)}, looked in {folder.resolve()}, which holds "
+                f"{found}. Pass a folder of save_pretrained, or build the pipeline from load_harmony_vae and load_unet."
+            )
         dtype = torch_dtype or torch.float32
+        if unet is None:
+            unet = load_unet(folder / "unet", dtype=dtype)
         if vae is None:
             vae = load_vae(folder / "vae", dtype)
-        if unet is None:
-            unet = load_unet(folder, dtype=dtype)
+            if "unet" in needed:
+                # diffusers' folders do not say it of the VAE; those of one pipeline belong together
+                vae.direction = unet.direction
         if scheduler is None:
             name = _class_name(folder / "scheduler" / "scheduler_config.json")
             if name in SCHEDULERS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 
 import torch
@@ -39,9 +39,12 @@ def sample_generators(seed: int | Sequence[int], batch: int) -> list[torch.Gener
     """One CPU generator per image: image i of a batch is seeded with seed + i, or with seed[i] where a list is given.
 
     Each image's noise then depends on its own seed only: not on batch size, device, or precision.
-    Raises: ValueError for a list of another length.
+    Raises: ValueError for anything but whole numbers, or a list of another length.
     """
-    seeds = [int(seed) + index for index in range(batch)] if isinstance(seed, Integral) else [int(value) for value in seed]
+    values = [seed] if isinstance(seed, Integral) or not isinstance(seed, Iterable) else list(seed)
+    if not all(isinstance(value, Integral) for value in values):
+        raise ValueError(f"seed must be a whole number, or one for each image, got {seed!r}. Pass 0 for instance.")
+    seeds = [int(seed) + index for index in range(batch)] if isinstance(seed, Integral) else [int(value) for value in values]
     if len(seeds) != batch:
         raise ValueError(f"seed must be one number or one per image ({batch}), got {len(seeds)} numbers. Pass one number.")
     # torch takes 64-bit seeds; a seed near the top of the range plus an index must not overflow

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from ..common.checkpoint import DIRECTIONS, Checkpoint, read_checkpoint, write_checkpoint
+from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, read_json, write_checkpoint
 
 logger = logging.getLogger("diffharmony")
 
@@ -50,19 +50,22 @@ def save_unet(
     path: str | os.PathLike,
     *,
     empty_prompt_embeds: torch.Tensor | None = None,
-    direction: str = "harmonize",
-    prediction_type: str = "epsilon",
+    direction: str | None = None,
+    prediction_type: str | None = None,
     dtype: torch.dtype = torch.float16,
     training: dict[str, Any] | None = None,
 ) -> None:
     """Write a UNet as one .safetensors file that `load_unet` and the nodes load, whole or not at all.
 
-    empty_prompt_embeds: [1, 77, D] or [77, D]; None takes the UNet's own attribute. dtype: float16 or float32 (of the file).
+    empty_prompt_embeds: [1, 77, D] or [77, D]. direction, prediction_type: as in `load_unet`. None takes the UNet's own attribute
+    for each; without one, "harmonize" and "epsilon". dtype: float16 or float32 (of the file).
     training: a JSON-able summary kept in the metadata.
     Raises: ValueError for a UNet without 9 input channels, a missing or misshapen embedding, or an unknown option.
     Source: DESIGN.md "Contracts".
     """
     check_channels(unet.config.in_channels, unet.config.out_channels, str(path))
+    direction = direction or getattr(unet, "direction", "harmonize")
+    prediction_type = prediction_type or getattr(unet, "prediction_type", "epsilon")
     if dtype not in (torch.float16, torch.float32):
         raise ValueError(f"dtype of a checkpoint must be torch.float16 or torch.float32, got {dtype}. Pass one of these.")
     if prediction_type not in PREDICTION_TYPES:
@@ -74,9 +77,6 @@ def save_unet(
     embeds = check_empty_prompt(empty_prompt_embeds, unet)
     tensors = {name: tensor.to(dtype) for name, tensor in unet.state_dict().items()}
     tensors[PROMPT_KEY] = embeds.to(dtype)
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} must be finite in {dtype}, got infinity or NaN. Save in torch.float32, or retrain.")
     write_checkpoint(
         path,
         tensors,
@@ -174,37 +174,15 @@ def _load_file(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
     if embeds is None:
         raise ValueError(f"{path} must hold the tensor {PROMPT_KEY!r}, got none. {HOW_TO_BAKE}")
     _check_config_channels(checkpoint.config, path)
-    unet = UNet2DConditionModel.from_config(checkpoint.config)
-    _load_strictly(unet, tensors, path)
-    return attach(unet.to(dtype), embeds, checkpoint.direction, checkpoint.prediction_type)
-
-
-def _load_strictly(unet: UNet2DConditionModel, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    expected = unet.state_dict()
-    wrong = [name for name, t in tensors.items() if name in expected and t.shape != expected[name].shape]
-    missing = [name for name in expected if name not in tensors]
-    extra = [name for name in tensors if name not in expected]
-    _refuse_incomplete(path, missing, extra, wrong)
-    unet.load_state_dict(tensors)
-
-
-def _refuse_incomplete(path: Path, missing: list[str], extra: list[str], wrong: list[str]) -> None:
-    problems = [
-        f"{len(names)} {what} (first: {sorted(names)[0]})"
-        for names, what in ((missing, "missing"), (extra, "unexpected"), (wrong, "of another shape"))
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"{path} must hold exactly the UNet's parameters, got {', '.join(problems)}. "
-            "It is incomplete or not a UNet: copy it again, or convert it."
-        )
+    unet = load_strictly(lambda: UNet2DConditionModel.from_config(checkpoint.config), tensors, path)
+    # nn.Module.to: diffusers' own warns of a list of float32 modules that is empty here
+    return attach(torch.nn.Module.to(unet, dtype), embeds, checkpoint.direction, checkpoint.prediction_type)
 
 
 def _load_folder(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
     if not (path / "config.json").is_file() and (path / "unet").is_dir():
         return _with_scheduler_setting(_load_folder(path / "unet", dtype), path)
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     class_name = config.get("_class_name", "UNet2DConditionModel")
     if class_name != "UNet2DConditionModel":
         raise ValueError(
@@ -223,7 +201,7 @@ def _with_scheduler_setting(unet: UNet2DConditionModel, pipeline_folder: Path) -
     """Take the prediction type from the pipeline's scheduler, where our own file did not say it."""
     settings = pipeline_folder / "scheduler" / "scheduler_config.json"
     if unet.empty_prompt_embeds is None and settings.is_file():
-        attach(unet, None, unet.direction, _read_json(settings).get("prediction_type"))
+        attach(unet, None, unet.direction, read_json(settings).get("prediction_type"))
     return unet
 
 
@@ -253,7 +231,13 @@ def _from_pretrained(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
             f"{path} must be a whole diffusers UNet folder, but diffusers could not load it ({_first_line(error)}). "
             "Copy or download it again."
         ) from error
-    _refuse_incomplete(path, info.get("missing_keys", []), info.get("unexpected_keys", []), [])
+    for what in ("missing_keys", "unexpected_keys"):
+        if info.get(what):
+            names = sorted(info[what])
+            raise ValueError(
+                f"{path} must hold exactly the UNet's parameters, got {len(names)} {what.split('_')[0]} (first: {names[0]}). "
+                "Copy or download it again."
+            )
     return unet
 
 
@@ -275,18 +259,6 @@ def _advice(checkpoint: Checkpoint) -> str:
     if checkpoint.kind is None and "conv_in.weight" in checkpoint.tensors and "conv_out.weight" in checkpoint.tensors:
         return "Pass its diffusers folder (with config.json) instead, or write our file with diffharmony convert."
     return "Pass a file written by diffharmony train-unet or diffharmony convert."
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent.resolve()}. Pass a diffusers folder or a .safetensors file.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be JSON, got something else ({error}). Copy it again.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}. Copy it again.")
-    return value
 
 
 def _first_line(error: BaseException) -> str:

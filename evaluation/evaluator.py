@@ -10,6 +10,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from ..common.images import eight_bit, open_image
+from ..train.data import read_list
 from .metrics import RANGES, SIZE, Measurement, find_convention, measure, range_of, summarize
 
 SUFFIXES = (".png", ".jpg")
@@ -43,17 +45,21 @@ def evaluate(
     Source: SPEC §7, §8; DESIGN.md "Contracts".
     """
     rules = find_convention(convention)
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ValueError(f"size must be a whole number of at least 1, or the images' own, got {size!r}. Published figures are measured at {SIZE}.")
     folders = [Path(predictions)] if isinstance(predictions, (str, os.PathLike)) else [Path(folder) for folder in predictions]
     if not folders:
         raise ValueError("predictions must be at least one folder, got none. Pass the folders to measure.")
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(f"predictions folder {folder.name!r} must exist, looked in {folder.parent.resolve()}. Check the path.")
-    from ..train.data import read_list  # and with it torch
-
     root = Path(data)
-    in_root = (root / list_file).is_file()
-    pairs = read_list(root, str(list_file) if in_root or not Path(list_file).is_file() else str(Path(list_file).resolve()))
+    if (root / list_file).is_file():
+        pairs = read_list(root, str(list_file))
+    elif Path(list_file).is_file():
+        pairs = read_list(root, str(Path(list_file).resolve()))
+    else:
+        raise FileNotFoundError(f"list file {str(list_file)!r} must exist, looked in {root.resolve()} and {Path.cwd()}. Check data and list.")
     if real_background is None:
         real_background = rules.real_background
 
@@ -65,7 +71,7 @@ def evaluate(
                 f"first, got none of the {len(pairs)}. Check folder and list."
             )
     for pair in tqdm(pairs, desc="Measuring", unit="image", disable=not progress):
-        real, mask = _read_data(pair.real), _read_data(pair.mask)
+        real, mask = _open(pair.real), _open(pair.mask)
         for result in results:
             prediction = result.read(pair.composite.stem, real.size, size)
             if prediction is not None:
@@ -103,9 +109,8 @@ class _FolderResult:
             self.problems["missing"].append(stem)
             return None
         try:
-            with Image.open(path) as image:
-                prediction = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            prediction = _open(path).convert("RGB")
+        except (OSError, ValueError):
             self.problems["unreadable"].append(path.name)
             return None
         if not _size_fits(prediction.size, real_size, size):
@@ -145,10 +150,6 @@ def _size_fits(found: tuple[int, int], real: tuple[int, int], size: int | None) 
     return width == height or same_shape
 
 
-def _read_data(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} must be a readable image, got an error ({error}). Copy the data set's file again.") from error
+def _open(path: Path) -> Image.Image:
+    # as published code reads them: an EXIF orientation turns nothing
+    return eight_bit(open_image(path, upright=False))

@@ -73,7 +73,7 @@ def measure(
             )
         side = None
     elif not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"size must be a whole number of pixels or None, got {size!r}. Published figures are measured at {SIZE}.")
+        raise ValueError(f"size must be a whole number of at least 1, or None for the pictures' own, got {size!r}. Published figures are measured at {SIZE}.")
     else:
         side = (size, size)
     return measure_arrays(

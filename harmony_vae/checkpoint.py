@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,20 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from ..common.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ..common.checkpoint import (
+    METADATA_TENSOR,
+    Checkpoint,
+    describe,
+    load_strictly,
+    metadata_tensor,
+    read_checkpoint,
+    read_json,
+    write_checkpoint,
+)
 from .model import HarmonyVAE
 
+STABLE_DIFFUSION_WIDTHS = (128, 256, 512, 512)
+HARMONY_VAE = "a Harmony-VAE (encoder.*, decoder.*, conditional_encoder.*, latent_skip_conv.*)"
 FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 DEPRECATED_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -22,23 +32,27 @@ def save_harmony_vae(
     vae: HarmonyVAE,
     path: str | os.PathLike,
     *,
-    direction: str = "harmonize",
+    direction: str | None = None,
     dtype: torch.dtype = torch.float16,
     training: dict[str, Any] | None = None,
 ) -> None:
     """Write our single `.safetensors` file, whole or not at all.
 
-    dtype: float16 or float32. training: a JSON-able summary of how the weights came to be.
-    Raises: ValueError for another dtype, direction or suffix; FileNotFoundError when the folder does not exist.
+    direction: `harmonize` or `invert`; None keeps the model's own, `harmonize` where it has none. dtype: float16 or float32.
+    training: a JSON-able summary of how the weights came to be.
+    Raises: ValueError for a plain VAE, another dtype, direction or suffix; FileNotFoundError when the folder does not exist.
     """
-    write_model(vae, path, kind="harmony_vae", direction=direction, dtype=dtype, training=training)
+    if not isinstance(vae, HarmonyVAE):
+        raise ValueError(f"vae must be a HarmonyVAE, got {type(vae).__name__}. Make one with HarmonyVAE.from_autoencoder_kl.")
+    direction = direction or getattr(vae, "direction", "harmonize")
+    _write(vae, path, kind="harmony_vae", direction=direction, dtype=dtype, training=training)
 
 
 def save_autoencoder(
     vae: AutoencoderKL, path: str | os.PathLike, *, dtype: torch.dtype = torch.float16, training: dict[str, Any] | None = None
 ) -> None:
     """Write a plain AutoencoderKL as one `.safetensors` file of kind `autoencoder`. Raises as `save_harmony_vae` does."""
-    write_model(vae, path, kind="autoencoder", direction="harmonize", dtype=dtype, training=training)
+    _write(vae, path, kind="autoencoder", direction="harmonize", dtype=dtype, training=training)
 
 
 def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> HarmonyVAE:
@@ -62,42 +76,52 @@ def load_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> Aut
     if _holds_conditional_encoder(checkpoint):
         return _load(HarmonyVAE, checkpoint, config, dtype)
     if not _holds_encoder(checkpoint):
-        _refuse(checkpoint)
+        _refuse(checkpoint, "a VAE, plain or Harmony-VAE, in diffusers' layout")
     return _load(AutoencoderKL, checkpoint, config, dtype)
 
 
-def write_model(
+def state_with_metadata(vae: HarmonyVAE) -> dict[str, torch.Tensor]:
+    """The state dict and, as one tensor more, what `load_harmony_vae` needs to know of it: for a host that saves it by itself."""
+    metadata = describe("harmony_vae", getattr(vae, "direction", "harmonize"), _config(vae))
+    return {**vae.state_dict(), METADATA_TENSOR: metadata_tensor(metadata)}
+
+
+def _write(
     model: AutoencoderKL, path: str | os.PathLike, *, kind: str, direction: str, dtype: torch.dtype, training: dict[str, Any] | None
 ) -> None:
     if dtype not in (torch.float16, torch.float32):
         raise ValueError(f"dtype must be torch.float16 or torch.float32, got {dtype}. Pass one of these.")
-    config = {name: value for name, value in model.config.items() if not name.startswith("_")}
     tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    write_checkpoint(path, tensors, kind=kind, config=config, direction=direction, training=training)
+    write_checkpoint(path, tensors, kind=kind, config=_config(model), direction=direction, training=training)
 
 
-def infer_config(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """AutoencoderKL's config read off parameter names and shapes; what shapes do not show is as in Stable Diffusion 1.x."""
-    levels = _count(tensors, "encoder.down_blocks.{}.resnets.0.conv1.weight")
-    if not levels:
-        raise ValueError("weights must hold encoder.down_blocks.*, got none. Pass a VAE in diffusers' layout.")
-    layers = _count(tensors, "encoder.down_blocks.0.resnets.{}.conv1.weight")
-    widths = [tensors[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(levels)]
-    config: dict[str, Any] = {
-        "in_channels": tensors["encoder.conv_in.weight"].shape[1],
-        "out_channels": tensors["decoder.conv_out.weight"].shape[0],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
+def _config(model: AutoencoderKL) -> dict[str, Any]:
+    return {name: value for name, value in model.config.items() if not name.startswith("_")}
+
+
+def infer_config(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """The config of a file that comes without one: Stable Diffusion's, when the widths are its own.
+
+    Raises: ValueError for any other widths, since shapes do not show the number of normalisation groups.
+    """
+    widths = []
+    while (name := f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.weight") in tensors:
+        widths.append(tensors[name].shape[0])
+    if tuple(widths) != STABLE_DIFFUSION_WIDTHS:
+        raise ValueError(
+            f"{path} must come with its config (in its metadata, or config.json beside it) unless its widths are Stable Diffusion's "
+            f"{STABLE_DIFFUSION_WIDTHS}, got none and widths {tuple(widths)}. Pass the diffusers folder, or save it with save_harmony_vae."
+        )
+    return {
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
         "block_out_channels": widths,
-        "layers_per_block": layers,
+        "layers_per_block": 2,
         "latent_channels": tensors["decoder.conv_in.weight"].shape[1],
+        "sample_size": 512,
         "use_quant_conv": "quant_conv.weight" in tensors,
         "use_post_quant_conv": "post_quant_conv.weight" in tensors,
-        "mid_block_add_attention": "encoder.mid_block.attentions.0.to_q.weight" in tensors,
     }
-    if "conditional_encoder.add_conv_in.weight" in tensors:
-        config["additional_in_channels"] = tensors["conditional_encoder.add_conv_in.weight"].shape[1]
-    return config
 
 
 def _open(path: Path) -> tuple[Checkpoint, dict[str, Any] | None]:
@@ -112,22 +136,12 @@ def _open(path: Path) -> tuple[Checkpoint, dict[str, Any] | None]:
                 f"VAE folder must hold config.json and {' or '.join(FOLDER_WEIGHTS)}, looked in {path.resolve()} and found "
                 f"{found}. Pass the folder that holds both."
             )
-        return read_checkpoint(weights), _read_config(path / "config.json")
+        return read_checkpoint(weights), read_json(path / "config.json")
     checkpoint = read_checkpoint(path)
     beside = path.parent / "config.json"
     if checkpoint.config is None and path.name in FOLDER_WEIGHTS and beside.is_file():
-        return checkpoint, _read_config(beside)
+        return checkpoint, read_json(beside)
     return checkpoint, None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be JSON, got something else ({error}). Copy the folder again.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(config).__name__}. Copy the folder again.")
-    return config
 
 
 def _holds_conditional_encoder(checkpoint: Checkpoint) -> bool:
@@ -138,7 +152,7 @@ def _holds_encoder(checkpoint: Checkpoint) -> bool:
     return any(name.startswith("encoder.down_blocks.") for name in checkpoint.tensors)
 
 
-def _refuse(checkpoint: Checkpoint) -> None:
+def _refuse(checkpoint: Checkpoint, wanted: str = HARMONY_VAE) -> None:
     names = checkpoint.tensors.keys()
     if _holds_encoder(checkpoint):
         found = "a plain VAE in diffusers' layout (no conditional_encoder.*, no latent_skip_conv.*)"
@@ -153,36 +167,19 @@ def _refuse(checkpoint: Checkpoint) -> None:
         found = f"{len(names)} tensors such as {', '.join(sorted(names)[:3])}"
         action = "Pass a file written by `diffharmony train-vae` or `convert`, or the authors' condition_vae folder."
     raise ValueError(
-        f"{checkpoint.path} must be a Harmony-VAE (encoder.*, decoder.*, conditional_encoder.*, latent_skip_conv.*), got {found}. {action}"
+        f"{checkpoint.path} must be {wanted}, got {found}. {action}"
     )
 
 
 def _load(cls: type[AutoencoderKL], checkpoint: Checkpoint, config: dict[str, Any] | None, dtype: torch.dtype) -> Any:
     tensors = _with_current_names(checkpoint.tensors)
-    model = _build(cls, config or checkpoint.config or infer_config(tensors), tensors, checkpoint.path)
+    config = config or checkpoint.config or infer_config(tensors, checkpoint.path)
+    fields = inspect.signature(cls.__init__).parameters
+    known = {name: value for name, value in config.items() if name in fields}
+    model = load_strictly(lambda: cls(**known), tensors, checkpoint.path)
     model.direction = checkpoint.direction or "harmonize"
     # nn.Module.to: diffusers' own warns of a list of float32 modules that is empty here
     return torch.nn.Module.to(model, dtype).eval()
-
-
-def _build(cls: type[AutoencoderKL], config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> Any:
-    fields = inspect.signature(cls.__init__).parameters
-    model = cls(**{name: value for name, value in config.items() if name in fields})
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - expected.keys())
-    misshapen = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
-    if missing or unexpected or misshapen:
-        problems = []
-        for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(misshapen))):
-            if names:
-                problems.append(f"{len(names)} {label} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})")
-        raise ValueError(
-            f"{path} must hold exactly the {len(expected)} tensors of a {cls.__name__} of its config, got {'; '.join(problems)}. "
-            "The file is incomplete or its config is another model's: fetch or write it again."
-        )
-    model.load_state_dict(tensors)
-    return model
 
 
 def _with_current_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -197,10 +194,3 @@ def _with_current_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
                 tensor = tensor[:, :, 0, 0]
         renamed[name] = tensor
     return renamed
-
-
-def _count(tensors: dict[str, torch.Tensor], pattern: str) -> int:
-    count = 0
-    while pattern.format(count) in tensors:
-        count += 1
-    return count

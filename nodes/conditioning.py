@@ -15,17 +15,20 @@ from .loaders import CATEGORY
 
 logger = logging.getLogger("diffharmony")
 
+LATENT_CHANNELS = 4
+
 
 def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tensor):
     """CONDITIONING that carries the encoded image and its mask, and an empty LATENT of their size and batch.
 
     image: IMAGE [B,H,W,3 or 4]. mask: MASK [B or 1,h,w] of any size. Sides that are not multiples of 8 are padded; Harmony VAE
     Decode cuts them back. The latent is empty because any other is added to the noise.
-    Raises: ValueError for shapes that do not fit, or a mask without foreground. Source: SPEC §2.
+    Raises: ValueError for shapes that do not fit, a mask without foreground, or a VAE of other latents. Source: SPEC §2.
     """
     image = rgb_image(image)
     image, mask = same_batch({"image": image, "mask": mask_for(mask, image)})
     _check_foreground(mask)
+    _check_vae(vae)
     factor = vae.spacial_compression_encode()
     padded_image = pad_to_multiple(image.movedim(-1, 1), factor).movedim(1, -1)
     latent = vae.encode(padded_image)
@@ -38,11 +41,20 @@ def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tenso
     return conditioning, {"samples": empty}
 
 
+def _check_vae(vae) -> None:
+    if vae.latent_channels != LATENT_CHANNELS:
+        name = type(vae.first_stage_model).__name__
+        raise ValueError(
+            f"vae must have {LATENT_CHANNELS} latent channels, got {vae.latent_channels} ({name}). "
+            "Load a Harmony-VAE with 'Load Harmony-VAE', or a VAE of Stable Diffusion 1.5."
+        )
+
+
 def _check_foreground(mask: torch.Tensor) -> None:
     foreground = binarize_mask(mask) > 0
     if not foreground.any():
         raise ValueError(
-            "mask must mark the foreground in white, got a mask that is black everywhere. Load a mask with 'Load Image (as Mask)', "
+            "mask must mark the foreground in white, got a mask that has no pixel of at least 0.5. Load a mask with 'Load Image (as Mask)', "
             "or invert this one; the mask output of 'Load Image' is empty for an image without transparency."
         )
     if foreground.all():

@@ -59,6 +59,7 @@ class HostHarmonyVAE(comfy.sd.VAE):
 
     def __init__(self, harmony_vae: HarmonyVAE):
         super().__init__(sd=AutoencoderKL(**STAND_IN).state_dict(), config={"params": STAND_IN})
+        self.direction = getattr(harmony_vae, "direction", None)
         self.latent_channels = harmony_vae.config.latent_channels
         self.downscale_ratio = self.upscale_ratio = harmony_vae.spatial_factor
         self.first_stage_model = TensorVAE(harmony_vae).to(self.vae_dtype).eval().requires_grad_(False)
@@ -70,8 +71,10 @@ class HostHarmonyVAE(comfy.sd.VAE):
         self.model_size()
 
     def get_sd(self) -> dict[str, torch.Tensor]:
-        """What the host's Save VAE writes: the library's own parameter names."""
-        return self.first_stage_model.harmony_vae.state_dict()
+        """What the host's Save VAE writes: the library's own parameter names, and the config that shapes do not show."""
+        from ..harmony_vae.checkpoint import state_with_metadata
+
+        return state_with_metadata(self._vae)
 
     def decode_conditionally(self, samples: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, tile: int | None = None) -> torch.Tensor:
         """Decode latents under (image, mask), one image after the other; in tiles of `tile` pixels where it is given.

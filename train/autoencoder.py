@@ -158,7 +158,7 @@ def _start(config: AutoencoderTraining) -> AutoencoderKL:
 
 def main(config: AutoencoderTraining) -> dict[str, Any]:
     """Train, then whiten the latents; returns checkpoint, steps and loss."""
-    check(config)
+    check(config, {"colour_weight": "[0, 1e6]", "kl_weight": "[0, 1e6]", "latent_noise": "[0, 10]"})
     vae = _start(config)
     dataset = HarmonizationDataset(config.data, config.run.seed)
     prepare(config)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..common.checkpoint import written_whole
+from ..common.checkpoint import read_json, written_whole
+from .state import newest_state
 
 Direction = Literal["harmonize", "invert"]
 
@@ -83,29 +84,57 @@ class TrainingConfig:
     """Print one JSON object last: checkpoint, steps, loss."""
 
 
-def check(config: TrainingConfig) -> None:
-    """Raises: ValueError for the first field that cannot work, with what must hold."""
-    rules = [
-        ("data.roots", config.data.roots, bool(config.data.roots), "name at least one folder", "Pass --data.roots FOLDER."),
-        ("data.size", config.data.size, config.data.size >= 32 and config.data.size % 8 == 0, "be a multiple of 8, 32 or more", "Choose 256, say."),
-        ("data.min_crop", config.data.min_crop, 0 < config.data.min_crop <= 1, "be in (0, 1]", "Choose 1 for no cropping."),
-        ("data.workers", config.data.workers, config.data.workers >= 0, "be 0 or more", "Choose 0 or more."),
-        ("optim.learning_rate", config.optim.learning_rate, config.optim.learning_rate > 0, "be positive", "Choose 1e-4, say."),
-        ("optim.warmup", config.optim.warmup, 0 <= config.optim.warmup < 1, "be in [0, 1)", "Choose 0.02, say."),
-        ("optim.ema_decay", config.optim.ema_decay, 0 <= config.optim.ema_decay < 1, "be in [0, 1)", "Choose 0.999, say."),
-        ("optim.batch_size", config.optim.batch_size, config.optim.batch_size >= 1, "be 1 or more", "Choose 1 or more."),
-        (
-            "optim.accumulation", config.optim.accumulation,
-            config.optim.accumulation >= 1 and config.optim.batch_size % max(1, config.optim.accumulation) == 0,
-            f"divide the batch size {config.optim.batch_size}", "Choose a divisor.",
-        ),
-        ("optim.steps", config.optim.steps, config.optim.steps is None or config.optim.steps >= 1, "be 1 or more", "Leave it out to go by epochs."),
-        ("run.save_every", config.run.save_every, config.run.save_every >= 1, "be 1 or more", "Choose 500, say."),
-        ("run.sample_every", config.run.sample_every, config.run.sample_every >= 1, "be 1 or more", "Choose 500, say."),
-    ]  # fmt: skip
-    for name, value, holds, rule, action in rules:
-        if not holds:
-            raise ValueError(f"{name} must {rule}, got {value!r}. {action}")
+# Dotted field -> the interval it must lie in: [ and ] include the bound, ( and ) do not.
+RANGES = {
+    "data.size": "[32, 8192]",
+    "data.min_crop": "(0, 1]",
+    "data.workers": "[0, 256]",
+    "optim.learning_rate": "(0, 1e3]",
+    "optim.warmup": "[0, 1)",
+    "optim.weight_decay": "[0, 1e3]",
+    "optim.gradient_clip": "[0, 1e9]",
+    "optim.ema_decay": "[0, 1)",
+    "optim.batch_size": "[1, 1e6]",
+    "optim.accumulation": "[1, 1e6]",
+    "optim.epochs": "(0, 1e6]",
+    "optim.steps": "[1, 1e9]",
+    "run.save_every": "[1, 1e9]",
+    "run.sample_every": "[1, 1e9]",
+    "run.samples": "[1, 64]",
+}
+# What may differ when a run is gone on with.
+FREE = {"json", "data.workers", "optim.steps", "optim.epochs", "run.out", "run.save_every", "run.sample_every", "run.samples", "run.resume"}
+
+
+def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
+    """Check the shared fields and the trainer's own `ranges`.
+
+    Raises: ValueError for the first field that cannot work, with what must hold.
+    """
+    if not config.data.roots:
+        raise ValueError("data.roots must name at least one folder, got none. Pass --data.roots FOLDER.")
+    for name, interval in {**RANGES, **(ranges or {})}.items():
+        value = _field(config, name)
+        if value is not None and not _inside(value, interval):
+            raise ValueError(f"{name} must lie in {interval}, got {value!r}. Choose a value from there.")
+    if config.data.size % 8:
+        raise ValueError(f"data.size must be a multiple of 8, got {config.data.size}. Choose 256, say.")
+    if config.optim.batch_size % config.optim.accumulation:
+        raise ValueError(
+            f"optim.accumulation must divide the batch size {config.optim.batch_size}, got {config.optim.accumulation}. Choose a divisor."
+        )
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def _field(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -114,11 +143,28 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def prepare(config: TrainingConfig) -> None:
-    """Make the run's folder and save the config in it, once everything it names has been loaded."""
+    """Make the run's folder and save the config in it, once everything it names has been loaded.
+
+    Raises: FileExistsError when the folder holds a state and `run.resume` is off; ValueError when it holds one of a run that
+    was configured otherwise.
+    """
+    path = config.run.out / "config.json"
+    state = newest_state(config.run.out)
+    if state is not None:
+        if not config.run.resume:
+            raise FileExistsError(f"run.out must hold no state when run.resume is off, got {state}. Choose another folder, or resume.")
+        _check_same(read_json(path), as_dict(config), config.run.out)
     config.run.out.mkdir(parents=True, exist_ok=True)
-    save_config(config, config.run.out / "config.json")
-
-
-def save_config(config: Any, path: Path) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(as_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path, prefix: str = "") -> None:
+    for name in sorted(before.keys() | now.keys()):
+        old, new, dotted = before.get(name), now.get(name), prefix + name
+        if isinstance(old, dict) and isinstance(new, dict):
+            _check_same(old, new, out, f"{dotted}.")
+        elif old != new and dotted not in FREE:
+            raise ValueError(
+                f"{dotted} must be {old!r} to go on with the run in {out}, got {new!r}. Choose another run.out, or go on with the same settings."
+            )

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from ..common.images import eight_bit, open_image
 from .config import DataConfig
 
 
@@ -100,7 +101,7 @@ class HarmonizationDataset(Dataset):
     def view(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor | int | str]:
         """One cut of pair `index`, with crop, mirroring and noise seed drawn from `rng`."""
         pair = self.pairs[index]
-        composite, real, mask = (_open(path, mode) for path, mode in ((pair.composite, "RGB"), (pair.real, "RGB"), (pair.mask, "L")))
+        composite, real, mask = (_open(path).convert(mode) for path, mode in ((pair.composite, "RGB"), (pair.real, "RGB"), (pair.mask, "L")))
         if not composite.size == real.size == mask.size:
             raise ValueError(
                 f"composite, real image and mask must have one size, got {composite.size}, {real.size}, {mask.size} for "
@@ -148,12 +149,9 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0  # HWC -> CHW
 
 
-def _open(path: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except OSError as error:
-        raise ValueError(f"{path} must be a readable image, got an error ({error}). Copy the file again or take it off the list.") from error
+def _open(path: Path) -> Image.Image:
+    # the three pictures of a pair lie pixel on pixel: an EXIF orientation of one must not turn it
+    return eight_bit(open_image(path, upright=False))
 
 
 class CounterBatches:

@@ -88,9 +88,17 @@ def cache_latents(
 
 
 def _fingerprint(vae, dataset: HarmonizationDataset, views: int, direction: str) -> str:
+    """What the latents depend on: E with its quant_conv and scale, the images' files, and how they are cut."""
     weights = hashlib.sha256()
-    for tensor in vae.encoder.state_dict().values():
+    parts = [vae.encoder] if vae.quant_conv is None else [vae.encoder, vae.quant_conv]
+    for tensor in (tensor for part in parts for tensor in part.state_dict().values()):
         weights.update(tensor.cpu().float().numpy().tobytes())
     cut = {name: str(value) for name, value in vars(dataset.config).items() if name != "workers"}
-    text = json.dumps([cut, dataset.seed, views, direction, [str(pair.composite) for pair in dataset.pairs]])
+    files = [(str(path), *_stamp(path)) for pair in dataset.pairs for path in (pair.composite, pair.mask, pair.real)]
+    text = json.dumps([cut, dataset.seed, views, direction, vae.config.scaling_factor, files])
     return hashlib.sha256(text.encode() + weights.digest()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -67,14 +68,23 @@ def fit(task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, wor
 
     dataset: samples by counter (train/data.py). summary: goes into the checkpoint's metadata with steps and loss.
     A killed run goes on from the newest state in `run.out` when called again. Raises: FloatingPointError with the batch's
-    names when the loss is not finite; FileExistsError when states exist and `run.resume` is off.
+    names when the loss is not finite; RuntimeError when another run is under way in `run.out`; ValueError for fp16 on a CPU.
     """
+    if run.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("run.mixed_precision must be no or bf16 on a CPU, got fp16. Leave it out, or run on a GPU.")
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
         gradient_accumulation_steps=optim.accumulation,
         log_with="tensorboard",
         project_dir=run.out,
     )
+    with _alone(run.out, accelerator.is_main_process):
+        return _fit(accelerator, task, dataset, optim, run, workers, summary)
+
+
+def _fit(
+    accelerator: Accelerator, task: Task, dataset: Dataset, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any]
+) -> dict[str, Any]:
     set_seed(run.seed)
     steps = optim.steps or math.ceil(len(dataset) * optim.epochs / optim.batch_size)
     parameters = task.trainable()
@@ -148,14 +158,28 @@ def using(ema: EMAModel, parameters: list[nn.Parameter]):
 
 def _restore(run: RunConfig, parameters, optimizer, schedule, ema) -> int:
     path = newest_state(run.out)
-    if path is None:
-        return 0
-    if not run.resume:
-        raise FileExistsError(f"run.out must hold no state when run.resume is off, got {path}. Choose another folder, or resume.")
-    step = read_state(path, parameters, optimizer, schedule, ema)
+    step = read_state(path, parameters, optimizer, schedule, ema) if path else 0
     clear_log_after(run.out / "log.jsonl", step)
-    logger.info("resuming from %s", path)
+    if path:
+        logger.info("resuming from %s", path)
     return step
+
+
+@contextmanager
+def _alone(out: Path, is_main_process: bool):
+    """Hold the run's folder, so that no second run writes to it. The system lets go of it when this process dies."""
+    if not is_main_process:
+        yield
+        return
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(f"run.out must be used by one run at a time, got {out}, where another is under way. Choose another folder.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write_sheet(task: Task, path: Path) -> None:

@@ -15,7 +15,7 @@ logger = logging.getLogger("diffharmony")
 
 
 def write_state(out: Path, step: int, parameters, optimizer, schedule, ema) -> None:
-    """Write `<out>/state/step-<n>.pt` and drop all but the newest KEPT."""
+    """Write `<out>/state/step-<n>.pt`; drop all but the newest KEPT, and what killed runs left half-written."""
     folder = out / "state"
     folder.mkdir(exist_ok=True)
     state = {
@@ -27,8 +27,8 @@ def write_state(out: Path, step: int, parameters, optimizer, schedule, ema) -> N
     }
     with written_whole(folder / f"step-{step:08d}.pt") as temporary:
         torch.save(state, temporary)
-    for old in _states(out)[:-KEPT]:
-        old.unlink()
+    for old in [*_states(out)[:-KEPT], *_leftovers(folder)]:
+        old.unlink(missing_ok=True)
 
 
 def newest_state(out: Path) -> Path | None:
@@ -61,7 +61,7 @@ def clear_log_after(path: Path, step: int) -> None:
     """Drop log lines of steps that will be run again."""
     if not path.is_file():
         return
-    kept = []
+    kept: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             if json.loads(line)["step"] <= step:
@@ -70,6 +70,11 @@ def clear_log_after(path: Path, step: int) -> None:
             continue  # a line cut off by the kill
     with written_whole(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What a kill in the middle of writing a state left behind."""
+    return list(folder.glob(".step-*.pt"))
 
 
 def _states(out: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 1200)
-HARMONY_VAE_STEPS = (1500, 450)
+HARMONY_VAE_STEPS = (1500, 700)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -110,13 +110,13 @@ def train_harmony_vae(family: TinyFamily) -> None:
 
 
 def finish_harmony_vae(family: TinyFamily) -> None:
-    """Then half on latents that the UNet makes, as in use."""
+    """Then half on latents that the UNet makes, as in use (the 128 px one, as the crops here are of its size)."""
     preset = vae.PRESETS["tiny"][1]
     vae.main(
         replace(
             preset,
             init=family.work / "harmony-vae" / "harmony_vae.safetensors",
-            unet=family.work / "unet-256" / "unet.safetensors",
+            unet=family.work / "unet-128" / "unet.safetensors",
             foreground_weight=1.0,
             data=_data(family, size=128, min_crop=0.5),
             optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
@@ -133,11 +133,7 @@ def export(family: TinyFamily) -> None:
     trained = family.work / "unet-256" / "unet.safetensors"
     save_autoencoder(load_vae(base), family.out / "vae.safetensors", training=_training(base))
     save_harmony_vae(load_vae(finished), family.out / "harmony_vae.safetensors", training=_training(finished))
-    network = load_unet(trained)
-    save_unet(
-        network, family.out / "harmonization_unet.safetensors",
-        prediction_type=network.prediction_type, training=_training(trained),
-    )  # fmt: skip
+    save_unet(load_unet(trained), family.out / "harmonization_unet.safetensors", training=_training(trained))
 
 
 def _write_list(path: Path, names: list[str]) -> None:

@@ -208,7 +208,7 @@ def load_encoder(path: Path | None):
 
 def main(config: UNetTraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps and loss."""
-    check(config)
+    check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "cached_views": "[0, 1000]"})
     vae = load_encoder(config.vae)
     unet = load_start(config).requires_grad_(True).train()
     dataset = images = HarmonizationDataset(config.data, config.run.seed)

@@ -98,7 +98,7 @@ class HarmonyVAETask(Task):
         if self._unet[0] is not None:
             chosen = uniform[:, 1] < self.config.unet_share
             if chosen.any():
-                latent[chosen] = self._sampled(condition_image[chosen], mask[chosen], seeds[chosen.cpu()])
+                latent[chosen] = self._sampled(condition_image[chosen], mask[chosen], seeds[chosen.cpu()]).to(latent)
         return latent
 
     def _sampled(self, condition_image, mask, seeds) -> torch.Tensor:
@@ -139,7 +139,7 @@ def example_batch(dataset: Dataset, count: int) -> dict[str, torch.Tensor]:
 
 def main(config: HarmonyVAETraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps and loss."""
-    check(config)
+    check(config, {"foreground_weight": "[0, 1e6]", "latent_noise": "[0, 10]", "unet_share": "[0, 1]"})
     vae = load_start(config.init)
     unet = load_unet(config.unet) if config.unet else None
     dataset = HarmonizationDataset(config.data, config.run.seed)

@@ -26,6 +26,7 @@ def make_models(folder: Path) -> None:
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
         layers_per_block=1,
+        norm_num_groups=8,  # not what the host builds in, and nothing that shapes show
     )
     write_checkpoint(folder / "plain_vae.safetensors", plain.state_dict(), kind="autoencoder", config={})
     vae = HarmonyVAE.from_autoencoder_kl(plain)

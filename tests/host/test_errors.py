@@ -59,6 +59,11 @@ def test_an_empty_mask_is_refused_with_the_likely_cause(error_of):
     assert "mask must mark the foreground in white" in message and "Load Image (as Mask)" in message
 
 
+def test_a_vae_of_other_latents_is_refused_by_the_conditioning(error_of):
+    prompt = added(changed(harmonize(), conditioning={"vae": ["other", 0]}), other=node("VAELoader", vae_name="pixel_space"))
+    assert "vae must have 4 latent channels, got 3 (PixelspaceConversionVAE)" in error_of(prompt)
+
+
 def test_the_empty_mask_output_of_load_image_is_refused(error_of):
     prompt = changed(harmonize(), conditioning={"mask": ["composite", 1]})
     assert "mask must mark the foreground in white" in error_of(prompt)

@@ -14,8 +14,6 @@ from diffharmony.tests.host.test_workflow import TOLERANCE, as_picture, differen
 TINY, DEMO = REPOSITORY / "assets" / "tiny", REPOSITORY / "assets" / "demo"
 VAE, UNET = TINY / "harmony_vae.safetensors", TINY / "harmonization_unet.safetensors"
 
-pytestmark = pytest.mark.skipif(not (VAE.is_file() and UNET.is_file()), reason="assets/tiny has no models yet (make tiny)")
-
 
 @pytest.fixture
 def tiny(server):

@@ -215,3 +215,4 @@ def test_the_host_saves_our_vae_so_that_it_loads_again(server, run, library_vae)
 
     saved = load_harmony_vae(next((server.base / "output").glob("saved*.safetensors")))
     assert all(torch.equal(a, b) for a, b in zip(saved.state_dict().values(), library_vae.state_dict().values(), strict=True))
+    assert saved.config.norm_num_groups == library_vae.config.norm_num_groups == 8

@@ -38,10 +38,13 @@ def work(tmp_path_factory):
     plain = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 4,
                           up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
     save_harmony_vae(HarmonyVAE.from_autoencoder_kl(plain), folder / "vae.safetensors")
+    save_harmony_vae(HarmonyVAE.from_autoencoder_kl(plain), folder / "inverse_vae.safetensors", direction="invert")
+    (folder / "folder.png").mkdir()
     unet = UNet2DConditionModel(in_channels=9, out_channels=4, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
                                 cross_attention_dim=8, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D",),
                                 up_block_types=("CrossAttnUpBlock2D",))  # fmt: skip
     save_unet(unet, folder / "unet.safetensors", empty_prompt_embeds=torch.randn(1, 77, 8), prediction_type="v_prediction")
+    save_unet(unet, folder / "inverse_unet.safetensors", empty_prompt_embeds=torch.randn(1, 77, 8), direction="invert")
     return folder
 
 
@@ -78,6 +81,21 @@ def test_harmonize_writes_the_image_and_says_so_in_json(work):
     assert not np.array_equal(after[mask == 255], before[mask == 255])
 
 
+def test_harmonize_keeps_colour_profile_and_resolution(here):
+    profile = b"\0" * 16 + b"RGB XYZ " + b"\0" * 104
+    Image.open("composite.png").save("profiled.png", icc_profile=profile, dpi=(300, 300))
+    assert main(["harmonize", "profiled.png", "mask.png", "--out", "profiled_out.png", "--steps", "1", *MODELS]) == 0
+    with Image.open("profiled_out.png") as image:
+        assert image.info["icc_profile"] == profile and image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_a_missing_extra_is_named_without_a_traceback(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert main(["harmonize", "--help"]) == 1
+    error = capsys.readouterr().err
+    assert "tyro must be installed" in error and "[train]" in error and len(error.splitlines()) == 1
+
+
 @pytest.fixture
 def here(work, monkeypatch):
     monkeypatch.chdir(work)
@@ -100,6 +118,10 @@ def test_options_reach_the_model(here, capsys):
     (("nowhere.png", "mask.png", "--out", "x.png"), "image 'nowhere.png' must exist"),
     (("composite.png", "mask.png", "--out", "no/x.png"), "folder of 'x.png' must exist"),
     (("composite.png", "mask.png", "--out", "x.txt"), "must end in"),
+    (("composite.png", "mask.png", "--out", "folder.png"), "image to write must be a file, got the folder"),
+    (("composite.png", "mask.png", "--out", "x.png", "--tile", "50"), "tile must be a whole multiple of"),
+    (("composite.png", "mask.png", "--out", "x.png", "--unet", "inverse_unet.safetensors"), "must be a UNet of direction 'harmonize', got 'invert'"),
+    (("composite.png", "mask.png", "--out", "x.png", "--vae", "inverse_vae.safetensors"), "must be of one direction"),
     (("composite.png", "small_mask.png", "--out", "x.png"), "mask must be as large as composite (70 x 50 px"),
     (("composite.png", "mask.png", "--out", "composite.png"), "--out must be another file"),
     (("composite.png", "mask.png", "--out", "x.png", "--unet", "vae.safetensors"), "must be a UNet"),
@@ -141,5 +163,10 @@ def test_convert_runs_as_a_command(here, capsys):
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert Path(report["unet"]).name == "harmonization_unet.safetensors"
     assert sorted(p.name for p in Path("models").iterdir()) == ["harmonization_unet.safetensors", "harmony_vae.safetensors"]
+    assert main(["convert", "unet.safetensors", "--direction", "invert", "--out", "no"]) == 1
+    assert "direction must be the same for all parts, got 'invert' by --direction, 'harmonize' by unet.safetensors" in capsys.readouterr().err
+    assert main(["convert", "inverse_unet.safetensors", "--out", "models", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["direction"], Path(report["unet"]).name) == ("invert", "inverse_unet.safetensors")
     assert main(["convert", "models/nowhere", "--out", "models"]) == 1
     assert "must exist" in capsys.readouterr().err.splitlines()[-1]

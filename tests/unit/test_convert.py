@@ -1,6 +1,9 @@
 """`diffharmony convert`: made-up archives and folders, with a small text encoder, to our files."""
 
+import copy
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,8 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.diffusion import load_unet
-from diffharmony.diffusion.convert import convert_models, encode_empty_prompt, find_sources
-from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
+from diffharmony.diffusion.convert import Sources, convert_models, encode_empty_prompt, find_direction, find_sources
+from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, save_autoencoder
 
 BOS, EOS = 0, 1
 
@@ -106,10 +109,69 @@ def test_float16_is_the_default(archive, tmp_path):
         assert {tensor.dtype for tensor in read_checkpoint(path).tensors.values()} == {torch.float16}
 
 
-def test_inverse_models_are_named_and_marked_so(archive, tmp_path):
-    written = convert_models(find_sources(archive), tmp_path / "out", direction="invert")
+@pytest.fixture
+def inverse(archive, unet, harmony_vae):
+    """The archive with inverse models in it, whose weights differ from all others."""
+    models = copy.deepcopy(unet), copy.deepcopy(harmony_vae)
+    with torch.no_grad():
+        for model in models:
+            for parameter in model.parameters():
+                parameter.add_(1)
+    models[0].save_pretrained(archive / "inverse" / "weights-000")
+    models[1].save_pretrained(archive / "inverse" / "vae")
+    return models
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_archives_inverse_models_are_taken_named_and_marked_so(archive, inverse, tmp_path, empty_prompt, inside):
+    sources = find_sources(archive / "inverse") if inside else find_sources(archive, "invert")
+    written = convert_models(sources, tmp_path / "out", direction=None if inside else "invert", dtype=torch.float32)
     assert [path.name for path in written.values()] == ["inverse_unet.safetensors", "inverse_harmony_vae.safetensors"]
+    unet, vae = load_unet(written["unet"]), load_harmony_vae(written["harmony_vae"])
+    assert (unet.direction, vae.direction) == ("invert", "invert")
+    assert same_weights(inverse[0], unet) and same_weights(inverse[1], vae)
+    torch.testing.assert_close(unet.empty_prompt_embeds, empty_prompt, rtol=0, atol=1e-6)
+
+
+def test_inverse_models_that_are_not_there_or_not_one_pair_are_refused(archive, inverse, tmp_path):
+    shutil.copytree(archive / "inverse" / "weights-000", archive / "inverse" / "weights-001")
+    with pytest.raises(ValueError, match="inverse UNet must be one folder, got weights-000, weights-001"):
+        find_sources(archive, "invert")
+    shutil.rmtree(archive / "inverse")
+    with pytest.raises(FileNotFoundError, match=r"inverse models, vae/ and weights-\*/, must exist, looked in .*inverse, which holds nothing"):
+        find_sources(archive, "invert")
+
+
+def test_the_sources_say_the_direction_and_are_not_contradicted(archive, inverse, tmp_path):
+    with pytest.raises(ValueError, match="must be the same for all parts, got 'invert' by --direction, 'harmonize' by the archive"):
+        convert_models(find_sources(archive), tmp_path / "out", direction="invert")
+    with pytest.raises(ValueError, match="got 'harmonize' by --direction, 'invert' by the archive"):
+        convert_models(find_sources(archive / "inverse", "harmonize"), tmp_path / "out", direction="harmonize")
+    written = convert_models(find_sources(archive, "invert"), tmp_path / "out")
+    again = convert_models(Sources(**written_as_sources(written)), tmp_path / "again")
+    assert [path.name for path in again.values()] == [path.name for path in written.values()]
+    for part, path in written_as_sources(written).items():
+        with pytest.raises(ValueError, match="got 'harmonize' by --direction, 'invert' by .*inverse_"):
+            convert_models(Sources(**{part: path}), tmp_path / "no", direction="harmonize")
+    assert not (tmp_path / "no").exists()
+
+
+def written_as_sources(written):
+    return {"unet": written["unet"], "vae": written["harmony_vae"]}
+
+
+def test_a_folder_that_says_nothing_takes_the_direction_asked_for(archive, plain_vae, tmp_path):
+    save_autoencoder(plain_vae, tmp_path / "plain.safetensors")
+    pipeline = dataclasses.replace(find_sources(archive / "base", None), vae=tmp_path / "plain.safetensors")
+    assert find_direction(pipeline) == "harmonize"
+    written = convert_models(pipeline, tmp_path / "out", direction="invert")
     assert {read_checkpoint(path).direction for path in written.values()} == {"invert"}
+
+
+def test_a_file_is_no_folder_to_write_to(archive, tmp_path):
+    (tmp_path / "text.png").write_text("")
+    with pytest.raises(ValueError, match="out must be a folder, got the file"):
+        convert_models(find_sources(archive), tmp_path / "text.png")
 
 
 def test_a_pipeline_folder_with_a_plain_vae(tmp_path, archive, plain_vae, caplog):
@@ -122,8 +184,6 @@ def test_a_pipeline_folder_with_a_plain_vae(tmp_path, archive, plain_vae, caplog
 
 
 def test_a_unet_folder_needs_a_text_encoder_and_a_tokenizer(archive, tmp_path, empty_prompt):
-    import dataclasses
-
     alone = find_sources(archive / "base" / "unet")
     with pytest.raises(FileNotFoundError, match="text_encoder and tokenizer must be given.*--text-encoder"):
         convert_models(alone, tmp_path / "out")

@@ -8,6 +8,8 @@ from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.evaluation import evaluate, measure
+from diffharmony.train.config import DataConfig
+from diffharmony.train.data import HarmonizationDataset
 
 WIDTH, HEIGHT = 120, 80
 # subset, stem, mask rows out of 80
@@ -101,14 +103,34 @@ def test_lists_by_path_and_in_json(root, tmp_path):
     assert evaluate(root, elsewhere, root / "good", progress=False)["overall"]["count"] == 1
 
 
+def test_a_16_bit_mask_counts_as_the_same_mask_in_8_bits(tmp_path):
+    results, samples = [], []
+    for dtype, grey in ((np.uint8, 76), (np.uint16, 76 * 257)):
+        root = tmp_path / dtype.__name__
+        for folder in ("composite_images", "masks", "real_images"):
+            (root / "S" / folder).mkdir(parents=True)
+        mask = np.full((HEIGHT, WIDTH), grey, dtype)
+        mask[:20] = np.iinfo(dtype).max
+        Image.fromarray(mask).save(root / "S" / "masks" / "a_1.png")
+        Image.fromarray(noise(0)).save(root / "S" / "real_images" / "a.png")
+        Image.fromarray(noise(1)).save(root / "S" / "composite_images" / "a_1_1.png")
+        (root / "list.txt").write_text("S/composite_images/a_1_1.png\n")
+        results.append(evaluate(root, "list.txt", root / "S" / "composite_images", size=None, progress=False)["overall"])
+        samples.append(HarmonizationDataset(DataConfig(roots=(root,), list_file="list.txt", size=64, flip=False), seed=0)[0]["mask"])
+    assert results[0] == results[1]
+    assert samples[0].equal(samples[1]) and samples[1].mean() == pytest.approx(0.25, abs=0.02)
+
+
 def test_what_cannot_be_evaluated_is_refused(root, tmp_path):
+    with pytest.raises(ValueError, match="size must be a whole number of at least 1.*got 0"):
+        evaluate(root, predictions=root / "good", size=0)
     with pytest.raises(ValueError, match="convention must be one of diffharmony, got 'pctnet'"):
         evaluate(root, predictions=root / "good", convention="pctnet")
     with pytest.raises(ValueError, match="at least one folder"):
         evaluate(root)
     with pytest.raises(FileNotFoundError, match="predictions folder 'nowhere' must exist"):
         evaluate(root, predictions=root / "nowhere")
-    with pytest.raises(FileNotFoundError, match="list file 'other.txt' must exist"):
+    with pytest.raises(FileNotFoundError, match="list file 'other.txt' must exist.*Check data and list."):
         evaluate(root, "other.txt", root / "good")
     with pytest.raises(ValueError, match="c1_1_1.png or .jpg for the first, got none of the 4"):
         evaluate(root, predictions=[root / "good", tmp_path], progress=False)

@@ -194,11 +194,33 @@ def test_size_multiple_of_both_models(vae, unet):
     ({"composite": torch.full((1, 3, 32, 32), float("nan"))}, ValueError, r"composite must lie in \[-1, 1\]"),
     ({"composite": torch.zeros(1, 3, 16, 16)}, ValueError, "mask must be as large"),
     ({"conditional": False, "tile": 64}, ValueError, "tile must be None"),
+    ({"tile": 100}, ValueError, "tile must be a whole multiple of 8 and at least 32, got 100"),
+    ({"tile": 24}, ValueError, "tile must be a whole multiple of 8 and at least 32, got 24"),
+    ({"tile": 40.0}, ValueError, "tile must be a whole multiple"),
+    ({"seed": None}, ValueError, "seed must be a whole number, or one for each image, got None"),
+    ({"seed": 1.5}, ValueError, "seed must be a whole number"),
+    ({"seed": [1.5]}, ValueError, "seed must be a whole number"),
 ])
 def test_refusals(vae, unet, change, error, message):
     composite, mask = pair(32, 32)
     with pytest.raises(error, match=message):
-        harmonize(vae, unet, **{"composite": composite, "mask": mask, **change})
+        harmonize(vae, unet, **{"composite": composite, "mask": mask, "progress": fail_when_sampling, **change})
+
+
+def fail_when_sampling(done, total):
+    raise RuntimeError("sampled before it was refused")
+
+
+def test_a_vae_of_the_other_direction_is_refused(vae, unet, plain_vae, monkeypatch):
+    monkeypatch.setattr(vae, "direction", "invert", raising=False)
+    monkeypatch.setattr(plain_vae, "direction", "invert", raising=False)
+    message = "vae and unet must be of one direction, got a Harmony-VAE for 'invert' and a UNet for 'harmonize'"
+    with pytest.raises(ValueError, match=message):
+        harmonize(vae, unet, *pair(32, 32), progress=fail_when_sampling)
+    with pytest.raises(ValueError, match=message):
+        DiffHarmonyPipeline(vae=vae, unet=unet)
+    harmonize(vae, unet, *pair(32, 32), steps=1, conditional=False)
+    harmonize(plain_vae, unet, *pair(32, 32), steps=1)
 
 
 def test_a_plain_vae_is_refused_where_conditional_is_asked(plain_vae, unet):
@@ -251,7 +273,7 @@ def test_pipeline_round_trip(vae, plain_vae, unet, tmp_path, conditional):
     assert torch.equal(again.unet.empty_prompt_embeds, unet.empty_prompt_embeds)
     assert (again.unet.prediction_type, again.unet.direction) == ("v_prediction", "invert")
     assert again.scheduler.config.prediction_type == "v_prediction"
-    assert load_unet(tmp_path).direction == "invert"
+    assert again.vae.direction == load_unet(tmp_path).direction == "invert"
     run = {"composite": composite, "mask": mask, "output_type": "pt"}
     for name in ("vae", "unet"):
         before, after = getattr(pipe, name).state_dict(), getattr(again, name).state_dict()
@@ -273,6 +295,12 @@ def test_pipeline_scheduler_can_be_exchanged_and_is_checked(vae, unet, tmp_path)
     assert isinstance(DiffHarmonyPipeline.from_pretrained(tmp_path).scheduler, EulerDiscreteScheduler)
     with pytest.raises(ValueError, match="scheduler must be for the UNet's prediction type 'v_prediction'"):
         DiffHarmonyPipeline(vae=vae, unet=unet, scheduler=build_scheduler("epsilon"))
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(unet, tmp_path):
+    (tmp_path / "vae").mkdir()
+    with pytest.raises(FileNotFoundError, match="pipeline folder must hold vae/ and unet/, looked in .*, which holds vae. "):
+        DiffHarmonyPipeline.from_pretrained(tmp_path)
 
 
 def test_pipeline_moves_and_casts(vae, unet):

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, load_vae, save_harmony_vae
+from diffharmony.harmony_vae.checkpoint import state_with_metadata
 
 DATA = Path(__file__).parent.parent / "data"
 GOLDEN = ("small", "two_level")
@@ -221,6 +222,27 @@ def test_single_file_round_trip(tmp_path, dtype):
     assert [entry.name for entry in tmp_path.iterdir()] == ["named_like_a_unet.safetensors"]
 
 
+def test_saving_again_keeps_the_direction(tmp_path):
+    save_harmony_vae(HarmonyVAE.from_autoencoder_kl(plain_vae()), tmp_path / "a.safetensors", direction="invert")
+    save_harmony_vae(load_harmony_vae(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    assert load_harmony_vae(tmp_path / "b.safetensors").direction == "invert"
+
+
+def test_a_host_that_saves_the_state_dict_loses_nothing(tmp_path):
+    vae = trained(HarmonyVAE.from_autoencoder_kl(plain_vae()))
+    vae.direction = "invert"
+    save_file(state_with_metadata(vae), tmp_path / "saved.safetensors")
+    again = load_harmony_vae(tmp_path / "saved.safetensors")
+    assert again.config.norm_num_groups == 8 and again.direction == "invert"
+    z = torch.randn(1, 4, 32, 24)
+    assert torch.equal(again.decode(z, again.encode_condition(*random_inputs())).sample, vae.decode(z, vae.encode_condition(*random_inputs())).sample)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_file_with_its_config_under_the_plain_name(name):
+    assert load_harmony_vae(DATA / f"condition_vae_{name}.weights.safetensors").config.norm_num_groups == 8
+
+
 @pytest.mark.parametrize("weights_name", ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"])
 @pytest.mark.parametrize("depth", ["the folder", "the archive"])
 def test_loads_the_authors_folder(tmp_path, weights_name, depth):
@@ -301,12 +323,33 @@ class TestRefusals:
             load_harmony_vae(tmp_path / "vae.bin")
         assert not (tmp_path / "ran").exists()
 
+    def test_a_config_is_needed_where_shapes_do_not_tell(self, tmp_path):
+        save_file(HarmonyVAE.from_autoencoder_kl(plain_vae()).state_dict(), tmp_path / "vae.safetensors")
+        with pytest.raises(ValueError, match=r"must come with its config .*got none and widths \(32, 64\)"):
+            load_harmony_vae(tmp_path / "vae.safetensors")
+
+    @pytest.mark.parametrize("config", [{"block_out_channels": 5}, {"down_block_types": ["Nope"]}, {"block_out_channels": [7]}])
+    def test_a_config_that_describes_no_model(self, tmp_path, config):
+        metadata = {"diffharmony.config": json.dumps(config)}
+        save_file({"conditional_encoder.x": torch.zeros(1)}, tmp_path / "vae.safetensors", metadata=metadata)
+        with pytest.raises(ValueError, match="config of .*vae.safetensors must describe a model"):
+            load_harmony_vae(tmp_path / "vae.safetensors")
+
+    def test_a_weight_beyond_half_precision(self, tmp_path):
+        vae = HarmonyVAE.from_autoencoder_kl(plain_vae(widths=(16,)))
+        vae.decoder.conv_in.weight.data[0, 0, 0, 0] = 1e5
+        with pytest.raises(ValueError, match="decoder.conv_in.weight must be finite in torch.float16"):
+            save_harmony_vae(vae, tmp_path / "vae.safetensors")
+        assert not list(tmp_path.iterdir())
+
     def test_saving(self, tmp_path):
         vae = HarmonyVAE.from_autoencoder_kl(plain_vae(widths=(16,)))
         with pytest.raises(ValueError, match="end in .safetensors"):
             save_harmony_vae(vae, tmp_path / "vae.ckpt")
         with pytest.raises(FileNotFoundError, match="folder of 'vae.safetensors' must exist"):
             save_harmony_vae(vae, tmp_path / "none" / "vae.safetensors")
+        with pytest.raises(ValueError, match="vae must be a HarmonyVAE, got AutoencoderKL"):
+            save_harmony_vae(plain_vae(), tmp_path / "vae.safetensors")
         with pytest.raises(ValueError, match="direction must be one of"):
             save_harmony_vae(vae, tmp_path / "vae.safetensors", direction="sideways")
         assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffharmony.common.images import (
-    load_image, load_mask, pad_to_multiple, paste_background, resize_image, resize_mask, save_image, tensor_to_pil,
+    check_image_path, eight_bit, image_info, load_image, load_mask, open_image, pad_to_multiple, paste_background, resize_image, resize_mask, save_image, tensor_to_pil,
 )
 from diffharmony.common.masks import binarize_mask, check_image_and_mask, mask_to_latent
 
@@ -72,11 +72,40 @@ def test_a_mask_drawn_as_transparency_is_read(tmp_path):
     assert torch.equal(load_mask(tmp_path / "b.png")[0, 0], torch.from_numpy(GREY / np.float32(255)))
 
 
+def test_an_opened_16_bit_picture_becomes_8_bits_without_clipping(tmp_path):
+    Image.fromarray(np.array([[0, 19660, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(eight_bit(open_image(tmp_path / "a.png"))).tolist() == [[0, 76, 255]]
+    assert np.array_equal(np.asarray(eight_bit(Image.fromarray(RGB))), RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_colour_profile_and_resolution_are_carried_over(tmp_path, suffix):
+    profile = b"\0" * 16 + b"RGB XYZ " + b"\0" * 104
+    Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=profile, dpi=(300, 300))
+    save_image(torch.zeros(1, 3, 4, 4), tmp_path / f"b{suffix}", image_info(tmp_path / "a.png"))
+    saved = image_info(tmp_path / f"b{suffix}")
+    assert saved["icc_profile"] == profile
+    assert suffix == ".webp" or saved["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_what_does_not_fit_an_rgb_picture_is_not_carried_over(tmp_path):
+    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"\0" * 16 + b"CMYKLab " + b"\0" * 104, dpi=(0, 0))
+    assert image_info(tmp_path / "a.jpg") == {}
+    Image.fromarray(RGB).save(tmp_path / "b.png")
+    assert image_info(tmp_path / "b.png") == {}
+
+
+def test_a_folder_is_no_image_to_write(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(ValueError, match="image to write must be a file, got the folder"):
+        check_image_path(tmp_path / "a.png")
+
+
 def test_unreadable_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.png.*looked in"):
         load_image(tmp_path / "nowhere.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match="must be an image"):
+    with pytest.raises(ValueError, match="text.png must be a readable image"):
         load_mask(tmp_path / "text.png")
     Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ValueError, match="floating values"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from filelock import FileLock
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -25,6 +26,7 @@ from diffharmony.train import autoencoder, unet, vae
 from diffharmony.train.autoencoder import whiten_latents
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 from diffharmony.train.data import CounterBatches, HarmonizationDataset, draw_crop, read_list
+from diffharmony.train.latents import cache_latents
 from diffharmony.train.losses import diffusion_loss, reconstruction_loss
 from diffharmony.train.unet import Architecture, draw_timesteps
 
@@ -284,26 +286,69 @@ class TestRefusals:
             ({"data": DataConfig()}, "data.roots must name at least one folder"),
             ({"optim": OptimConfig(batch_size=3, accumulation=2)}, "optim.accumulation must divide the batch size 3, got 2"),
             ({"init": None}, "init must be a VAE to begin from"),
+            ({"optim": OptimConfig(epochs=0)}, r"optim.epochs must lie in \(0, 1e6\], got 0"),
+            ({"run": RunConfig(samples=0)}, r"run.samples must lie in \[1, 64\], got 0"),
+            ({"unet_share": 7}, r"unet_share must lie in \[0, 1\], got 7"),
         ],
     )
     def test_before_anything_is_written(self, root, base, tmp_path, changes, message):
+        if "run" in changes:
+            changes = {"run": replace(changes["run"], out=tmp_path / "run")}
+        config = vae_config(root, base, tmp_path / "run", **changes)
         with pytest.raises(ValueError, match=message):
-            vae.main(vae_config(root, base, tmp_path / "run", **changes))
+            vae.main(config)
         assert not (tmp_path / "run").exists()
 
     def test_a_loss_that_is_not_finite_names_the_images(self, root, base, tmp_path):
         broken = HarmonyVAE.from_autoencoder_kl(small_vae())
         with torch.no_grad():
-            broken.decoder.conv_out.bias.fill_(float("nan"))
-        save_harmony_vae(broken, tmp_path / "nan.safetensors", dtype=torch.float32)
-        with pytest.raises(FloatingPointError, match=r"loss must be finite, got nan at step 1 for .*composite_images"):
-            vae.main(vae_config(root, tmp_path / "nan.safetensors", tmp_path / "run"))
+            broken.decoder.conv_out.bias.fill_(3e38)
+        save_harmony_vae(broken, tmp_path / "huge.safetensors", dtype=torch.float32)
+        with pytest.raises(FloatingPointError, match=r"loss must be finite, got inf at step 1 for .*composite_images"):
+            vae.main(vae_config(root, tmp_path / "huge.safetensors", tmp_path / "run"))
 
-    def test_resume_off_refuses_a_folder_with_a_state(self, root, base, tmp_path):
+    def test_a_folder_that_holds_another_run(self, root, base, tmp_path):
         config = vae_config(root, base, tmp_path / "run")
         vae.main(config)
+        saved = (tmp_path / "run" / "config.json").read_text()
         with pytest.raises(FileExistsError, match="run.out must hold no state"):
             vae.main(replace(config, run=replace(config.run, resume=False)))
+        with pytest.raises(ValueError, match="optim.learning_rate must be 0.002 to go on with the run in .*, got 0.5"):
+            vae.main(replace(config, optim=replace(config.optim, learning_rate=0.5)))
+        assert (tmp_path / "run" / "config.json").read_text() == saved
+        assert vae.main(replace(config, optim=replace(config.optim, steps=6)))["steps"] == 6
+
+    def test_two_runs_in_one_folder(self, root, base, tmp_path):
+        (tmp_path / "run").mkdir()
+        with FileLock(tmp_path / "run" / ".lock"), pytest.raises(RuntimeError, match="run.out must be used by one run at a time"):
+            vae.main(vae_config(root, base, tmp_path / "run"))
+
+    def test_half_precision_on_a_cpu(self, root, base, tmp_path):
+        config = vae_config(root, base, tmp_path / "run")
+        with pytest.raises(ValueError, match="run.mixed_precision must be no or bf16 on a CPU, got fp16"):
+            vae.main(replace(config, run=replace(config.run, mixed_precision="fp16")))
+
+
+def test_cached_latents_belong_to_their_vae_and_images(root, base, tmp_path):
+    dataset = HarmonizationDataset(DataConfig(roots=(root,), size=32, workers=0), 0)
+    plain = load_vae(base)
+    arguments = dict(views=1, direction="harmonize", folder=tmp_path, seed=0, device=torch.device("cpu"))
+    first = cache_latents(plain, dataset, **arguments)
+    assert torch.equal(cache_latents(plain, dataset, **arguments).tensors["target_latent"], first.tensors["target_latent"])
+    assert len(list(tmp_path.iterdir())) == 1
+    whiten_latents(plain, [torch.rand(4, 3, 32, 32)])
+    whitened = cache_latents(plain, dataset, **arguments)
+    assert not torch.allclose(whitened.tensors["target_latent"], first.tensors["target_latent"], atol=1e-2)
+    os.utime(dataset.pairs[0].composite, ns=(1, 1))
+    cache_latents(plain, dataset, **arguments)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_log_of_a_run_killed_before_its_first_state_starts_anew(root, base, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "lo')
+    vae.main(vae_config(root, base, tmp_path / "run"))
+    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(root, base, tmp_path):

@@ -67,10 +67,13 @@ def test_float16_file_is_half_as_large_and_loads_in_the_dtype_asked(unet, embeds
     assert again.empty_prompt_embeds.dtype == torch.float32
 
 
-def test_saving_again_keeps_the_attached_embedding(unet, embeds, tmp_path):
-    save_unet(unet, tmp_path / "a.safetensors", empty_prompt_embeds=embeds[0], dtype=torch.float32)
+def test_saving_again_keeps_embedding_direction_and_prediction_type(unet, embeds, tmp_path):
+    options = dict(direction="invert", prediction_type="v_prediction", dtype=torch.float32)
+    save_unet(unet, tmp_path / "a.safetensors", empty_prompt_embeds=embeds[0], **options)
     save_unet(load_unet(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", dtype=torch.float32)
-    assert torch.equal(load_unet(tmp_path / "b.safetensors").empty_prompt_embeds, embeds)
+    again = load_unet(tmp_path / "b.safetensors")
+    assert torch.equal(again.empty_prompt_embeds, embeds)
+    assert (again.direction, again.prediction_type) == ("invert", "v_prediction")
 
 
 @pytest.mark.parametrize("options", [
@@ -127,10 +130,10 @@ def test_incomplete_files_are_refused(unet, embeds, tmp_path):
         write_checkpoint(path, changed, kind="unet", config=config)
 
     rewritten(lambda t: t.pop("conv_in.bias"))
-    with pytest.raises(ValueError, match="1 missing .first: conv_in.bias"):
+    with pytest.raises(ValueError, match="1 missing .conv_in.bias"):
         load_unet(path)
     rewritten(lambda t: t.update(surprise=torch.zeros(1)))
-    with pytest.raises(ValueError, match="1 unexpected .first: surprise"):
+    with pytest.raises(ValueError, match="1 unexpected .surprise"):
         load_unet(path)
     rewritten(lambda t: t.update({"conv_in.bias": torch.zeros(3)}))
     with pytest.raises(ValueError, match="1 of another shape"):
