@@ -35,7 +35,10 @@ COMMANDS = {
 # Our errors are of these kinds (DESIGN.md, style) and get one line. Anything else is a defect and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 # Packages of the extra `train` that a ComfyUI environment may lack.
-FROM_EXTRA = ("accelerate", "matplotlib", "numpy", "PIL", "safetensors", "skimage", "tensorboard", "torch", "torchvision", "tqdm", "transformers", "tyro")
+FROM_EXTRA = (
+    "accelerate", "matplotlib", "numpy", "PIL", "safetensors", "skimage", "tensorboard", "torch", "torchvision", "tqdm", "transformers",
+    "tyro",
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in FROM_EXTRA:
             raise
-        print(f"diffharmony {name}: {error.name} must be installed, got none. Install the extra, in the repository: pip install -e '.[train]'", file=sys.stderr)
+        advice = "Install the extra, in the repository: pip install -e '.[train]'"
+        print(f"diffharmony {name}: {error.name} must be installed, got none. {advice}", file=sys.stderr)
         return 1
     except USER_ERRORS as error:
         if os.environ.get("DIFFHARMONY_TRACEBACK"):

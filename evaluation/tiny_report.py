@@ -18,7 +18,7 @@ import numpy as np
 
 from ..common.checkpoint import read_checkpoint, written_whole
 from ..train.data import Pair, read_list
-from .allocator import keep_freed_memory
+from ..common.allocator import keep_freed_memory
 from .metrics import RANGES, range_of, summarize
 from .tables import markdown_table, number
 from .tiny_measures import BASE_FILE, HARMONY_FILE, METHODS, UNET_FILE, Row, decode_gains, end_to_end, load_models, thirds

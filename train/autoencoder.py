@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from einops import rearrange
 
 from ..harmony_vae import HarmonyVAE, load_vae
 from ..harmony_vae.checkpoint import save_autoencoder
@@ -94,7 +95,7 @@ def unread_share(latent: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def _standard(values: torch.Tensor) -> torch.Tensor:
-    rows = values.movedim(1, -1).flatten(0, -2)  # B C h w -> Bhw, C
+    rows = rearrange(values, "b c h w -> (b h w) c")
     rows = rows - rows.mean(0)
     return rows / rows.detach().std(0).clamp(min=1e-6)
 
@@ -103,7 +104,7 @@ def _standard(values: torch.Tensor) -> torch.Tensor:
 def amplify_faint_colours(vae: AutoencoderKL, images: torch.Tensor, limit: float = 6.0) -> None:
     """Let E's first convolution see every principal colour axis of `images` [B,3,H,W] as strong as the strongest, or `limit`
     times as strong as it is. Faint axes are learned too slowly otherwise."""
-    pixels = torch.nn.functional.avg_pool2d(images, 8).movedim(1, -1).flatten(0, -2)  # B C h w -> Bhw, C
+    pixels = rearrange(torch.nn.functional.avg_pool2d(images, 8), "b c h w -> (b h w) c")
     eigenvalues, axes = torch.linalg.eigh(torch.cov(pixels.T))
     gains = (eigenvalues[-1] / eigenvalues.clamp(min=1e-8)).sqrt().clamp(max=limit)
     weight = vae.encoder.conv_in.weight
@@ -117,7 +118,7 @@ def whiten_latents(vae: AutoencoderKL, images) -> None:
 
     The posterior's log-variance becomes the constant that suits the new scale, since only its mode is used here.
     """
-    moments = [vae.encode(batch).latent_dist.mode().permute(1, 0, 2, 3).flatten(1) for batch in images]  # B C h w -> C, Bhw
+    moments = [rearrange(vae.encode(batch).latent_dist.mode(), "b c h w -> c (b h w)") for batch in images]
     values = torch.cat(moments, dim=1).double()
     mean = values.mean(dim=1)
     covariance = torch.cov(values)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..common.allocator import keep_freed_memory
 from ..common.checkpoint import written_whole
 from ..common.masks import mask_to_latent
 from .data import HarmonizationDataset
@@ -72,6 +73,8 @@ def cache_latents(
     if path.is_file():
         logger.info("reading latents from %s", path)
         return LatentDataset(load_file(path), names, seed)
+    if device.type == "cpu":
+        keep_freed_memory()
     vae = vae.to(device).eval()
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in NAMES}
     loader = DataLoader(cuts, batch_size=batch_size, num_workers=dataset.config.workers)

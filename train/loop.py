@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..common.allocator import keep_freed_memory
 from .config import OptimConfig, RunConfig
 from .curves import draw_curve
 from .data import CounterBatches, make_loader
@@ -72,6 +73,8 @@ def fit(task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, wor
     """
     if run.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("run.mixed_precision must be no or bf16 on a CPU, got fp16. Leave it out, or run on a GPU.")
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
         gradient_accumulation_steps=optim.accumulation,

@@ -22,7 +22,7 @@ from . import autoencoder, unet, vae
 from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
-UNET_STEPS = (5500, 1200)
+UNET_STEPS = 5500
 HARMONY_VAE_STEPS = (1500, 700)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,28 +71,17 @@ def train_autoencoder(family: TinyFamily) -> None:
 
 
 def train_unet(family: TinyFamily) -> None:
-    """The UNet: long at 128 px, where a step costs a quarter, then at 256 px."""
+    """The UNet, at 128 px, where a step costs a quarter of one at 256 px; it serves both."""
     preset = unet.PRESETS["tiny"][1]
-    small = replace(
-        preset,
-        vae=family.work / "autoencoder" / "vae.safetensors",
-        data=_data(family, size=128, min_crop=0.5),
-        optim=replace(preset.optim, learning_rate=8e-4, steps=UNET_STEPS[0]),
-        run=replace(preset.run, out=family.work / "unet-128"),
-        cached_views=1,
+    unet.main(
+        replace(
+            preset,
+            vae=family.work / "autoencoder" / "vae.safetensors",
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=8e-4, steps=UNET_STEPS),
+            run=replace(preset.run, out=family.work / "unet-128"),
+        )
     )
-    first = unet.main(small)
-    root = family.work / "data"
-    _write_list(root / "IHD_third.txt", (root / "IHD_train.txt").read_text(encoding="utf-8").splitlines()[::3])
-    large = replace(
-        small,
-        init=Path(first["checkpoint"]),
-        data=replace(_data(family, size=256, min_crop=1.0), list_file="IHD_third.txt"),
-        optim=replace(small.optim, learning_rate=3e-4, batch_size=16, steps=UNET_STEPS[1]),
-        run=replace(small.run, out=family.work / "unet-256", save_every=250, sample_every=250),
-        cached_views=1,
-    )
-    unet.main(large)
 
 
 def train_harmony_vae(family: TinyFamily) -> None:
@@ -110,7 +99,7 @@ def train_harmony_vae(family: TinyFamily) -> None:
 
 
 def finish_harmony_vae(family: TinyFamily) -> None:
-    """Then half on latents that the UNet makes, as in use (the 128 px one, as the crops here are of its size)."""
+    """Then half on latents that the UNet makes, as in use."""
     preset = vae.PRESETS["tiny"][1]
     vae.main(
         replace(
@@ -130,7 +119,7 @@ def export(family: TinyFamily) -> None:
     family.out.mkdir(parents=True, exist_ok=True)
     base = family.work / "autoencoder" / "vae.safetensors"
     finished = family.work / "harmony-vae-finished" / "harmony_vae.safetensors"
-    trained = family.work / "unet-256" / "unet.safetensors"
+    trained = family.work / "unet-128" / "unet.safetensors"
     save_autoencoder(load_vae(base), family.out / "vae.safetensors", training=_training(base))
     save_harmony_vae(load_vae(finished), family.out / "harmony_vae.safetensors", training=_training(finished))
     save_unet(load_unet(trained), family.out / "harmonization_unet.safetensors", training=_training(trained))

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from diffharmony.common.images import paste_background, pil_to_mask, pil_to_tensor, tensor_to_pil
 from diffharmony.evaluation import measure
 from diffharmony.tests.host import prompts
 from diffharmony.tests.host.comfy_client import PromptFailed, run_prompt
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
 
 PICTURES = REPOSITORY / "assets" / "demo"
+PLAIN, CONDITIONAL = "plain decode, pasted", "conditional decode, pasted"
 PANEL_HEIGHT = 256
 LABEL_HEIGHT = 26
 GAP = 6
@@ -31,15 +33,11 @@ def harmonize(seed: int) -> dict[str, np.ndarray]:
         result = run_prompt(server.url, prompts.harmonize(seed=seed))
     pictures = {name: np.asarray(Image.open(PICTURES / f"{name}.png").convert("RGB")) for name in ("composite", "mask", "real")}
     # The node has pasted the background, the host's own VAE Decode has not: pasted into both, they compare alike.
-    pictures["plain decode"] = paste(result.images["plain"][0], pictures["composite"], pictures["mask"])
-    pictures["conditional decode"] = result.images["conditional"][0]
+    plain, composite, mask = (Image.fromarray(picture) for picture in (result.images["plain"][0], pictures["composite"], pictures["mask"]))
+    pasted = paste_background(pil_to_tensor(plain), pil_to_tensor(composite), pil_to_mask(mask))
+    pictures[PLAIN] = np.asarray(tensor_to_pil(pasted)[0])
+    pictures[CONDITIONAL] = result.images["conditional"][0]
     return pictures
-
-
-def paste(foreground: np.ndarray, background: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """[H,W,3] uint8 all; as Harmony VAE Decode pastes: where the mask is 0 the background's own values."""
-    weight = mask.astype(np.float32) / 255
-    return np.rint(weight * foreground + (1 - weight) * background).astype(np.uint8)
 
 
 def draw_panels(pictures: dict[str, np.ndarray], names: list[str]) -> Image.Image:
@@ -74,16 +72,16 @@ def main() -> None:
     pictures = harmonize(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet = arguments.out / "before_after.png"
-    draw_panels(pictures, ["composite", "mask", "plain decode", "conditional decode", "real"]).save(sheet)
-    Image.fromarray(pictures["conditional decode"]).save(arguments.out / "harmonized.png")
+    draw_panels(pictures, ["composite", "mask", PLAIN, CONDITIONAL, "real"]).save(sheet)
+    Image.fromarray(pictures[CONDITIONAL]).save(arguments.out / "harmonized.png")
     if arguments.template_picture:
-        split(pictures["composite"], pictures["conditional decode"]).save(arguments.template_picture, quality=92)
+        split(pictures["composite"], pictures[CONDITIONAL]).save(arguments.template_picture, quality=92)
 
-    print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'background pasted, against real':32}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
-    for name in ("composite", "plain decode", "conditional decode"):
+    print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'against the real photograph':30}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
+    for name in ("composite", PLAIN, CONDITIONAL):
         trio = [Image.fromarray(pictures[key]) for key in (name, "real", "mask")]
         figures = measure(*trio, size=None, real_background=False)
-        print(f"{name:32}{figures.psnr:8.2f}{figures.mse:9.1f}{figures.fmse:9.1f}")
+        print(f"{name:30}{figures.psnr:8.2f}{figures.mse:9.1f}{figures.fmse:9.1f}")
     print(
         f"\nPicture: {sheet}\n"
         "Next:    make host                 ComfyUI in your browser, with this workflow under Templates > diffharmony\n"

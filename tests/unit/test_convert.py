@@ -14,7 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.diffusion import load_unet
 from diffharmony.diffusion.convert import Sources, convert_models, encode_empty_prompt, find_direction, find_sources
-from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, save_autoencoder
+from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
+from diffharmony.harmony_vae.checkpoint import save_autoencoder
 
 BOS, EOS = 0, 1
 
