@@ -32,12 +32,11 @@ def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor, mask: to
     return loss + foreground_weight * foreground_mean(error, mask) if foreground_weight else loss
 
 
-def diffusion_loss(
-    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, *, foreground_weighted: bool, background_weight: float = 0.0
-) -> torch.Tensor:
+def diffusion_loss(error: torch.Tensor, mask: torch.Tensor, *, foreground_weighted: bool, background_weight: float = 0.0) -> torch.Tensor:
     """Squared error of the UNet's output, weighted to the foreground or plain.
 
-    prediction, target: [B,4,h,w]. mask: [B,1,h,w] in {0,1}. Source: SPEC §2, eq. 1 and the weighting below it.
+    error: [B,4,h,w], prediction minus what it should be. mask: [B,1,h,w] in {0,1}. Source: SPEC §2, eq. 1 and the weighting
+    below it.
     """
-    error = (prediction.float() - target.float()).square()
-    return foreground_mean(error, mask, background_weight) if foreground_weighted else error.mean()
+    squared = error.float().square()
+    return foreground_mean(squared, mask, background_weight) if foreground_weighted else squared.mean()

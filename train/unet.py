@@ -28,6 +28,7 @@ from .roles import condition_and_target
 from .vae import example_batch
 
 SAMPLED_TIMESTEPS = (999, 749, 500, 250, 0)  # SPEC §2's five, as hosts round them
+FIRST_TIMESTEP = SAMPLED_TIMESTEPS[0]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class UNetTraining(TrainingConfig):
     """Weight of pixels outside the mask when weighted to the foreground."""
     sampled_timesteps: float = 0.0
     """Share of training timesteps drawn from the five that sampling visits; the rest is uniform."""
+    own_predictions: float = 0.0
+    """Share of the samples below t = 999 whose noisy latent is built on the UNet's own prediction at 999 in place of the target's
+    latent, as sampling builds it; their loss is that of the predicted latent. Keeps the few steps from taking their own errors
+    for evidence."""
     cached_views: int = 0
     """Cuts of each pair whose latents are computed once and kept; 0 encodes every image anew."""
 
@@ -109,15 +114,38 @@ class UNetTask(Task):
         seeds = batch["seed"].cpu()
         timesteps = draw_timesteps(seeds, self.config.sampled_timesteps).to(target.device)
         noise = sample_noise(seeds, tuple(target.shape[1:])).to(target.device)
-        noisy = self._scheduler.add_noise(target, noise, timesteps)
-        prompt = self.unet.empty_prompt_embeds.to(target.device).expand(len(target), -1, -1)
-        prediction = self.unet(model_input(noisy, mask, condition), timesteps, encoder_hidden_states=prompt).sample
+        start = target
+        own = (sample_uniform(seeds, 1, stream=3)[:, 0].to(target.device) < self.config.own_predictions) & (timesteps < FIRST_TIMESTEP)
+        if own.any():
+            start = target.clone()
+            start[own] = self._first_prediction(condition[own], mask[own], seeds[own.cpu()])
+        noisy = self._scheduler.add_noise(start, noise, timesteps)
+        prediction = self._predict(noisy, mask, condition, timesteps)
         velocity = self.unet.prediction_type == "v_prediction"
-        wanted = self._scheduler.get_velocity(target, noise, timesteps) if velocity else noise
+        error = prediction - (self._scheduler.get_velocity(target, noise, timesteps) if velocity else noise)
+        if own.any():
+            error = torch.where(own[:, None, None, None], self._clean(noisy, prediction, timesteps) - target, error)
         return diffusion_loss(
-            prediction, wanted, mask,
-            foreground_weighted=self.config.foreground_weighted, background_weight=self.config.background_weight,
-        )  # fmt: skip
+            error, mask, foreground_weighted=self.config.foreground_weighted, background_weight=self.config.background_weight
+        )
+
+    def _predict(self, noisy, mask, condition, timesteps) -> torch.Tensor:
+        prompt = self.unet.empty_prompt_embeds.to(noisy.device).expand(len(noisy), -1, -1)
+        return self.unet(model_input(noisy, mask, condition), timesteps, encoder_hidden_states=prompt).sample
+
+    def _clean(self, noisy: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The clean latent that a prediction stands for."""
+        signal = self._scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
+        if self.unet.prediction_type == "v_prediction":
+            return signal.sqrt() * noisy - (1 - signal).sqrt() * prediction
+        return (noisy - (1 - signal).sqrt() * prediction) / signal.sqrt()
+
+    @torch.no_grad()
+    def _first_prediction(self, condition: torch.Tensor, mask: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+        """What sampling holds after its first step: the clean latent predicted from pure noise."""
+        noise = sample_noise(seeds, tuple(condition.shape[1:]), stream=4).to(condition.device)
+        timesteps = torch.full((len(condition),), FIRST_TIMESTEP, device=condition.device)
+        return self._clean(noise, self._predict(noise, mask, condition, timesteps), timesteps)
 
     @torch.no_grad()
     def _latents(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -208,7 +236,7 @@ def load_encoder(path: Path | None):
 
 def main(config: UNetTraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps and loss."""
-    check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "cached_views": "[0, 1000]"})
+    check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "own_predictions": "[0, 1]", "cached_views": "[0, 1000]"})
     vae = load_encoder(config.vae)
     unet = load_start(config).requires_grad_(True).train()
     dataset = images = HarmonizationDataset(config.data, config.run.seed)

@@ -180,7 +180,7 @@ class TestLosses:
     def test_foreground_weighting_as_spec_says(self, mask, seed):
         generator = torch.Generator().manual_seed(seed)
         prediction, target = (torch.randn(2, 4, 5, 4, generator=generator) for _ in range(2))
-        found = diffusion_loss(prediction, target, torch.from_numpy(mask), foreground_weighted=True)
+        found = diffusion_loss(prediction - target, torch.from_numpy(mask), foreground_weighted=True)
         values = []
         for b in range(2):
             pixels = mask[b].sum()
@@ -192,8 +192,8 @@ class TestLosses:
 
     def test_switches(self):
         prediction, target, mask = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.zeros(1, 1, 2, 2)
-        assert diffusion_loss(prediction, target, mask, foreground_weighted=False).item() == 1
-        assert diffusion_loss(prediction, target, mask, foreground_weighted=True, background_weight=0.1).item() == pytest.approx(0.5)
+        assert diffusion_loss(prediction - target, mask, foreground_weighted=False).item() == 1
+        assert diffusion_loss(prediction - target, mask, foreground_weighted=True, background_weight=0.1).item() == pytest.approx(0.5)
 
     def test_reconstruction(self):
         prediction, target, mask = torch.full((1, 3, 2, 2), 2.0), torch.zeros(1, 3, 2, 2), torch.tensor([[[[1.0, 0], [0, 0]]]])
@@ -248,6 +248,20 @@ def test_train_unet(root, base, tmp_path, cached_views, direction):
     with pytest.raises(ValueError, match="prediction_type must be init's own 'v_prediction', got 'epsilon'"):
         unet.main(unet_config(root, base, tmp_path / "no", init=tmp_path / "run" / "unet.safetensors", prediction_type="epsilon"))
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_own_predictions(root, base, tmp_path, prediction_type):
+    """A prediction that is exact stands for the clean latent, and training on own predictions changes what is learned."""
+    config = unet_config(root, base, tmp_path / "own", prediction_type=prediction_type, own_predictions=1.0, sampled_timesteps=1.0)
+    task = unet.UNetTask(unet.load_start(config), load_vae(base), config, {})
+    clean, noise, timesteps = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([999, 500, 0])
+    noisy = task._scheduler.add_noise(clean, noise, timesteps)
+    exact = task._scheduler.get_velocity(clean, noise, timesteps) if prediction_type == "v_prediction" else noise
+    torch.testing.assert_close(task._clean(noisy, exact, timesteps), clean, atol=1e-3, rtol=1e-3)
+    own = load_unet(unet.main(config)["checkpoint"])
+    plain = load_unet(unet.main(replace(config, own_predictions=0.0, run=replace(config.run, out=tmp_path / "plain")))["checkpoint"])
+    assert not torch.equal(own.conv_in.weight, plain.conv_in.weight)
 
 
 def test_train_vae_on_the_unets_own_latents(root, base, tmp_path):
