@@ -38,9 +38,9 @@ def test_conditional_decode_beats_the_plain_decode(models, tmp_path):
 
 
 def test_harmonized_composites_come_closer_to_the_real_images(models, tmp_path):
-    # 256 px is the size that the floor is set for: smaller ones are limited by the tiny VAE
+    # 256 px and 60 composites are what the floor is set for; on 24 composites one seed more or less decides
     before = after = 0.0
-    for index, pair in make_pairs(tmp_path, 256, 8):
+    for index, pair in make_pairs(tmp_path, 256, 20):
         composite, mask = load_image(pair.composite), load_mask(pair.mask)
         harmonized = harmonize(models.vae, models.unet, composite, mask, seed=index)
         pictures = [tensor_to_pil(image)[0] for image in (composite, harmonized, load_image(pair.real), mask.expand(-1, 3, -1, -1) * 2 - 1)]
