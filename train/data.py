@@ -75,6 +75,21 @@ def _beside(stem: Path, suffix: str) -> Path:
     raise FileNotFoundError(f"{stem.name}{suffix} must exist, looked in {stem.parent}. Complete the data set or mend its list.")
 
 
+class ShuffledStream:
+    """Endless passes over `length` items, each pass in an order of its own that depends on (seed, pass) only."""
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed = length, seed
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __getitem__(self, counter: int) -> int:
+        """The item at position `counter` of the stream."""
+        epoch, position = divmod(counter, self.length)
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(self.length))
+        return int(self._order[1][position])
+
+
 class HarmonizationDataset(Dataset):
     """Training samples by counter: counter c is sample c of an endless, shuffled stream.
 
@@ -87,16 +102,13 @@ class HarmonizationDataset(Dataset):
     def __init__(self, config: DataConfig, seed: int):
         self.config, self.seed = config, seed
         self.pairs = [pair for root in config.roots for pair in read_list(Path(root), config.list_file)]
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._stream = ShuffledStream(len(self.pairs), seed)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, counter: int) -> dict[str, torch.Tensor | int | str]:
-        epoch, position = divmod(counter, len(self.pairs))
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.pairs)))
-        return self.view(int(self._order[1][position]), np.random.default_rng((self.seed, 1, counter)))
+        return self.view(self._stream[counter], np.random.default_rng((self.seed, 1, counter)))
 
     def view(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor | int | str]:
         """One cut of pair `index`, with crop, mirroring and noise seed drawn from `rng`."""

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..common.allocator import keep_freed_memory
 from ..common.checkpoint import written_whole
 from ..common.masks import mask_to_latent
-from .data import HarmonizationDataset
+from .data import HarmonizationDataset, ShuffledStream
 from .roles import condition_and_target
 
 logger = logging.getLogger("diffharmony")
@@ -31,16 +31,13 @@ class LatentDataset(Dataset):
 
     def __init__(self, tensors: dict[str, torch.Tensor], names: list[str], seed: int):
         self.tensors, self.names, self.seed = tensors, names, seed
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._stream = ShuffledStream(len(names), seed)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, counter: int) -> dict[str, torch.Tensor | int | str]:
-        epoch, position = divmod(counter, len(self.names))
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.names)))
-        index = int(self._order[1][position])
+        index = self._stream[counter]
         seed = int(np.random.default_rng((self.seed, 1, counter)).integers(2**62))
         return {**{name: self.tensors[name][index].float() for name in NAMES}, "seed": seed, "name": self.names[index]}
 
