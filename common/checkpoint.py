@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-KINDS = ("harmony_vae", "autoencoder", "unet", "classifier")
+KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DIRECTIONS = ("harmonize", "invert")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 METADATA_TENSOR = "diffharmony.metadata"

@@ -54,6 +54,8 @@ class HarmonizeConfig:
     tile: int | None = None
     """Decode in tiles of this many pixels, for large images on small machines. Encoding and sampling still take the whole
     image: lower --size for those."""
+    refinement: Path | None = None
+    """Refinement model to run on the decoded image: our single file, or the authors' folder."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -103,11 +105,13 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
 
     from ..common.images import check_image_path, image_info, load_image, load_mask, save_image
     from ..harmony_vae import load_harmony_vae, load_vae
+    from ..refinement import load_refinement
     from .harmonization import harmonize, working_size
     from .unet import load_unet
 
     check_image_path(config.out)
-    _refuse_overwriting(config.out, (config.composite, config.mask, config.vae, config.unet))
+    inputs = (config.composite, config.mask, config.vae, config.unet, config.refinement)
+    _refuse_overwriting(config.out, tuple(path for path in inputs if path is not None))
     composite, mask = load_image(config.composite), load_mask(config.mask)
     device, dtype = _device(config.device), getattr(torch, config.dtype)
     _say(f"Loading {config.vae}")
@@ -116,6 +120,10 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     unet = load_unet(config.unet, dtype=dtype).to(device)
     if unet.direction != "harmonize":
         raise ValueError(f"{config.unet} must be a UNet of direction 'harmonize', got {unet.direction!r}. Pass a harmonization UNet.")
+    refinement = None
+    if config.refinement is not None:
+        _say(f"Loading {config.refinement}")
+        refinement = load_refinement(config.refinement, dtype).to(device)
     with tqdm(total=config.steps, desc="Sampling", file=sys.stderr) as bar:
         harmonized = harmonize(
             vae,
@@ -129,6 +137,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
             conditional=not config.plain,
             keep_detail=config.keep_detail,
             tile=config.tile,
+            refinement=refinement,
             progress=lambda done, total: bar.update(),
         )
     save_image(harmonized, config.out, image_info(config.composite))
@@ -144,6 +153,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
         "steps": config.steps,
         "seed": config.seed,
         "conditional": not config.plain,
+        "refinement": None if config.refinement is None else str(config.refinement),
         "paste_background": config.paste_background,
         "direction": unet.direction,
         "device": str(device),

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.images import pad_to_multiple, paste_background as paste, resize_image, resize_mask, resize_values
 from ..common.masks import binarize_mask, check_image_and_mask, mask_to_latent
+from ..refinement import HarmonyRefinement, refine
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
 
 Size = int | Literal["native"] | None
@@ -33,6 +34,7 @@ def harmonize(
     conditional: bool | None = None,
     keep_detail: bool = True,
     tile: int | None = None,
+    refinement: HarmonyRefinement | None = None,
     ancestral: bool = True,
     scheduler: Scheduler | None = None,
     device: torch.device | str | None = None,
@@ -53,11 +55,13 @@ def harmonize(
     paste_background: blend by the mask over the composite; pixels whose mask is 0 then come back bit for bit, and a mask
     that is 0 everywhere gives a copy of the composite without running the models.
     conditional: decode under the condition (composite, mask); None does so where the VAE can. tile: decode conditionally
-    in tiles of that many pixels; encoding and sampling still see the whole image. ancestral: False samples without added noise. scheduler: see `sample_latents`.
+    in tiles of that many pixels; encoding and sampling still see the whole image.
+    refinement: from `load_refinement`; runs on the decoded image at its own fixed size, and its change is brought up to the
+    working size (see `refine`). ancestral: False samples without added noise. scheduler: see `sample_latents`.
     device: where to compute; None is where the UNet is. progress: called with (steps done, steps).
     Returns: [B, 3, H, W], composite's dtype and device, -1..1 (the composite's own values where pasted).
     Raises: ValueError for shapes, ranges or options that do not fit; RuntimeError when half precision overflowed.
-    Source: SPEC §2, §3; DESIGN.md "Contracts".
+    Source: SPEC §2, §3, §10; DESIGN.md "Contracts".
     """
     conditional = _check_decoding(vae, conditional, tile)
     if conditional:
@@ -98,7 +102,10 @@ def harmonize(
             f"harmonized image must be finite, got NaN or infinity in {vae.dtype} (VAE) and {unet.dtype} (UNet). "
             "Use float32 or bfloat16."
         )
-    harmonized = _to_original_size(decoded.clamp(-1, 1), image, original, keep_detail)
+    decoded = decoded.clamp(-1, 1)
+    if refinement is not None:
+        decoded = refine(refinement, decoded, image, working_mask)
+    harmonized = _to_original_size(decoded, image, original, keep_detail)
     if paste_background:
         return paste(harmonized, original, mask)
     return harmonized.to(original.dtype)

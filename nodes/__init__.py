@@ -5,8 +5,17 @@ from comfy_api.latest import ComfyExtension, io
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
 from .loaders import LoadHarmonizationUNet, LoadHarmonyVAE
+from .refinement import HarmonyRefine, LoadHarmonyRefinement
 
 
 class DiffHarmonyExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadHarmonyVAE, LoadHarmonizationUNet, HarmonyConditioning, HarmonyVAEDecode, HarmonyVAEDecodeTiled]
+        return [
+            LoadHarmonyVAE,
+            LoadHarmonizationUNet,
+            LoadHarmonyRefinement,
+            HarmonyConditioning,
+            HarmonyVAEDecode,
+            HarmonyVAEDecodeTiled,
+            HarmonyRefine,
+        ]
