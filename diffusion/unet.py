@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from ..common import original_layout
 from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, read_json, write_checkpoint
 
 logger = logging.getLogger("diffharmony")
 
 KIND = "unet"
 IN_CHANNELS = 9
+NARROW_CHANNELS = 4  # a text-to-image UNet's
 OUT_CHANNELS = 4
 PROMPT_LENGTH = 77
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -26,23 +28,46 @@ PROMPT_FILE = "empty_prompt_embeds.safetensors"
 HOW_TO_BAKE = "Bake it in with: diffharmony convert FOLDER --text-encoder FOLDER --tokenizer FOLDER --out FOLDER"
 
 
-def load_unet(path: str | os.PathLike, *, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+def load_unet(
+    path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, in_channels: int = IN_CHANNELS
+) -> UNet2DConditionModel:
     """Load the harmonization or inverse UNet, in evaluation mode, on the CPU.
 
-    path: our single file, a diffusers folder (config.json + .safetensors or .bin, sharded or not), or a pipeline folder
-    with `unet/`. dtype: float32, float16 or bfloat16.
+    path: our single file, a Stable Diffusion 1.x checkpoint in the original key layout, a diffusers folder (config.json +
+    .safetensors or .bin, sharded or not), or a pipeline folder with `unet/`. dtype: float32, float16 or bfloat16.
+    in_channels: 9; 4 takes a text-to-image UNet, to be widened with `widen_input`, and no other.
     Returns: a diffusers UNet2DConditionModel with `.empty_prompt_embeds` ([1, 77, D] float32, or None where the folder
-    has none), `.direction` ("harmonize" | "invert") and `.prediction_type` ("epsilon" | "v_prediction").
+    or file has neither it nor, in an original checkpoint, a text encoder), `.direction` ("harmonize" | "invert") and
+    `.prediction_type` ("epsilon" | "v_prediction").
     Raises: FileNotFoundError for a missing file or folder; ValueError for another kind of model, a damaged or incomplete
-    file, or a number of input channels other than 9.
+    file, or another number of input channels.
     Source: SPEC §2 (architecture), DESIGN.md "Contracts" (files).
     """
     path = Path(path)
     if path.is_dir():
-        unet = _load_folder(path, dtype)
+        unet = _load_folder(path, dtype, in_channels)
     else:
-        unet = _load_file(path, dtype)
+        unet = _load_file(path, dtype, in_channels)
     return unet.eval().requires_grad_(False)
+
+
+def widen_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Give a 4-channel UNet, in place, the 9 input channels [noisy latent 4, mask 1, condition latent 4], the new ones with
+    zero weights, so that mask and condition change nothing until it is trained. Returns the same UNet.
+
+    Raises: ValueError for a UNet with another number of channels. Source: SPEC §2.
+    """
+    check_channels(unet.config.in_channels, unet.config.out_channels, wanted=NARROW_CHANNELS)
+    narrow = unet.conv_in
+    wide = torch.nn.Conv2d(IN_CHANNELS, narrow.out_channels, narrow.kernel_size, padding=narrow.padding)
+    wide.to(device=narrow.weight.device, dtype=narrow.weight.dtype).requires_grad_(narrow.weight.requires_grad)
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, :NARROW_CHANNELS] = narrow.weight
+        wide.bias.copy_(narrow.bias)
+    unet.conv_in = wide
+    unet.register_to_config(in_channels=IN_CHANNELS)
+    return unet
 
 
 def save_unet(
@@ -88,15 +113,22 @@ def save_unet(
     )
 
 
-def check_channels(in_channels: int, out_channels: int, name: str = "unet") -> None:
-    """Refuse channel numbers that are not the harmonization UNet's: 9 in, 4 out.
+def check_channels(in_channels: int, out_channels: int, name: str = "unet", wanted: int = IN_CHANNELS) -> None:
+    """Refuse channel numbers that are not the harmonization UNet's, 9 in and 4 out, or with `wanted` 4 not a text-to-image UNet's.
 
     Raises: ValueError naming the rule, what was found and what to do.
     Source: SPEC §2.
     """
-    if (in_channels, out_channels) == (IN_CHANNELS, OUT_CHANNELS):
+    if (in_channels, out_channels) == (wanted, OUT_CHANNELS):
         return
-    hint = "This is a text-to-image UNet; take the inpainting one." if in_channels == 4 else "Take a harmonization UNet."
+    if wanted == NARROW_CHANNELS:
+        raise ValueError(
+            f"UNet {name} must have {NARROW_CHANNELS} input and {OUT_CHANNELS} output channels to be widened to {IN_CHANNELS}, "
+            f"got {in_channels} and {out_channels}. Leave --widen-input out, or take a text-to-image UNet."
+        )
+    hint = "Take a harmonization UNet."
+    if in_channels == NARROW_CHANNELS:
+        hint = "This is a text-to-image UNet; take the inpainting one, or train from this one with train-unet --widen-input."
     raise ValueError(
         f"UNet {name} must have {IN_CHANNELS} input channels (noisy latent 4, mask 1, condition latent 4) and "
         f"{OUT_CHANNELS} output channels, got {in_channels} and {out_channels}. {hint}"
@@ -163,8 +195,13 @@ def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> 
     )
 
 
-def _load_file(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+def _load_file(path: Path, dtype: torch.dtype, in_channels: int) -> UNet2DConditionModel:
     checkpoint = read_checkpoint(path)
+    if original_layout.holds_unet(checkpoint.tensors):
+        config, tensors = original_layout.convert_unet(checkpoint.tensors, path)
+        _check_config_channels(config, path, in_channels)
+        unet = load_strictly(lambda: UNet2DConditionModel.from_config(config), tensors, path)
+        return attach(torch.nn.Module.to(unet, dtype), original_layout.encode_empty_prompt(checkpoint.tensors, path), None, None)
     if checkpoint.kind != KIND:
         raise ValueError(f"{path} must be a UNet (diffharmony.kind = {KIND!r}), got {_describe(checkpoint)}. {_advice(checkpoint)}")
     if checkpoint.config is None:
@@ -173,22 +210,22 @@ def _load_file(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
     embeds = tensors.pop(PROMPT_KEY, None)
     if embeds is None:
         raise ValueError(f"{path} must hold the tensor {PROMPT_KEY!r}, got none. {HOW_TO_BAKE}")
-    _check_config_channels(checkpoint.config, path)
+    _check_config_channels(checkpoint.config, path, in_channels)
     unet = load_strictly(lambda: UNet2DConditionModel.from_config(checkpoint.config), tensors, path)
     # nn.Module.to: diffusers' own warns of a list of float32 modules that is empty here
     return attach(torch.nn.Module.to(unet, dtype), embeds, checkpoint.direction, checkpoint.prediction_type)
 
 
-def _load_folder(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
+def _load_folder(path: Path, dtype: torch.dtype, in_channels: int) -> UNet2DConditionModel:
     if not (path / "config.json").is_file() and (path / "unet").is_dir():
-        return _with_scheduler_setting(_load_folder(path / "unet", dtype), path)
+        return _with_scheduler_setting(_load_folder(path / "unet", dtype, in_channels), path)
     config = read_json(path / "config.json")
     class_name = config.get("_class_name", "UNet2DConditionModel")
     if class_name != "UNet2DConditionModel":
         raise ValueError(
             f"{path} must be a diffusers folder of UNet2DConditionModel, got {class_name}. Pass the folder `unet/` of a pipeline."
         )
-    _check_config_channels(config, path)
+    _check_config_channels(config, path, in_channels)
     unet = _from_pretrained(path, dtype)
     prompt_file = path / PROMPT_FILE
     if prompt_file.is_file():
@@ -241,9 +278,9 @@ def _from_pretrained(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
     return unet
 
 
-def _check_config_channels(config: dict[str, Any], path: Path) -> None:
+def _check_config_channels(config: dict[str, Any], path: Path, wanted: int) -> None:
     """Refuse by configuration, before gigabytes are read. 4 is diffusers' default for both."""
-    check_channels(config.get("in_channels", 4), config.get("out_channels", 4), str(path))
+    check_channels(config.get("in_channels", 4), config.get("out_channels", 4), str(path), wanted)
 
 
 def _describe(checkpoint: Checkpoint) -> str:
@@ -258,6 +295,8 @@ def _advice(checkpoint: Checkpoint) -> str:
         return "It is a VAE: pass it as the VAE, and a UNet file here."
     if checkpoint.kind is None and "conv_in.weight" in checkpoint.tensors and "conv_out.weight" in checkpoint.tensors:
         return "Pass its diffusers folder (with config.json) instead, or write our file with diffharmony convert."
+    if original_layout.holds_vae(checkpoint.tensors):
+        return "It is a VAE in the original layout: pass it as the VAE, and a UNet file here."
     return "Pass a file written by diffharmony train-unet or diffharmony convert."
 
 

@@ -53,6 +53,13 @@ def zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     return conv
 
 
+def randomize(conv: nn.Conv2d, generator: torch.Generator | None = None) -> None:
+    """Start a convolution as PyTorch does, weight and bias uniform in ±1/sqrt(inputs per output), but from a generator."""
+    bound = conv.weight[0].numel() ** -0.5
+    for parameter in (conv.weight, conv.bias):
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
 class ConditionalEncoder(Encoder):
     """E_c: the VAE's encoder, with a zero-initialised mask convolution beside conv_in and a zero convolution on every
     skip feature.

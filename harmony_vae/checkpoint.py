@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 
+from ..common import original_layout
 from ..common.checkpoint import (
     METADATA_TENSOR,
     Checkpoint,
@@ -25,6 +27,9 @@ from .model import HarmonyVAE
 STABLE_DIFFUSION_WIDTHS = (128, 256, 512, 512)
 HARMONY_VAE = "a Harmony-VAE (encoder.*, decoder.*, conditional_encoder.*, latent_skip_conv.*)"
 FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+HALF_WEIGHTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.fp16.bin")
+# Folders of an archive or pipeline that hold its VAE, the Harmony-VAE first.
+VAE_FOLDERS = ("condition_vae", "vae")
 DEPRECATED_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -58,9 +63,9 @@ def save_autoencoder(
 def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> HarmonyVAE:
     """Load a Harmony-VAE: one `.safetensors` file, or a diffusers folder (`.safetensors` or `.bin`), ours or the authors'.
 
-    A folder that holds a `condition_vae/` folder (the authors' archive) stands for that one. Kind and layout are read from
-    keys and metadata, never from the file's name. The model comes in `dtype`, in eval mode, on the CPU; its `direction`
-    (`harmonize` or `invert`) is an attribute.
+    A folder that holds a `condition_vae/` folder (the authors' archive) or a `vae/` folder (a pipeline) stands for that one.
+    Kind and layout are read from keys and metadata, never from the file's name. The model comes in `dtype`, in eval mode, on
+    the CPU; its `direction` (`harmonize` or `invert`) is an attribute.
     Raises: FileNotFoundError when path or weights are missing; ValueError for a damaged file, or one that is something
     else (what was expected, what was found, what to do). Source: SPEC §10.
     """
@@ -71,12 +76,16 @@ def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32
 
 
 def load_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
-    """Load a Harmony-VAE or a plain AutoencoderKL, whichever the file or diffusers folder holds. Raises as `load_harmony_vae` does."""
+    """Load a Harmony-VAE or a plain AutoencoderKL, whichever the file or diffusers folder holds; a Stable Diffusion 1.x
+    checkpoint in the original key layout, or a VAE alone in it, gives a plain one. Raises as `load_harmony_vae` does."""
     checkpoint, config = _open(Path(path))
     if _holds_conditional_encoder(checkpoint):
         return _load(HarmonyVAE, checkpoint, config, dtype)
+    if original_layout.holds_vae(checkpoint.tensors):
+        config, tensors = original_layout.convert_vae(checkpoint.tensors, checkpoint.path)
+        return _load(AutoencoderKL, replace(checkpoint, tensors=tensors), config, dtype)
     if not _holds_encoder(checkpoint):
-        _refuse(checkpoint, "a VAE, plain or Harmony-VAE, in diffusers' layout")
+        _refuse(checkpoint, "a VAE, plain or Harmony-VAE, in diffusers' or the original layout")
     return _load(AutoencoderKL, checkpoint, config, dtype)
 
 
@@ -127,9 +136,9 @@ def infer_config(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
 def _open(path: Path) -> tuple[Checkpoint, dict[str, Any] | None]:
     """The weights and, for a folder or a diffusers file in one, the config beside them."""
     if path.is_dir():
-        if not (path / "config.json").is_file() and (path / "condition_vae" / "config.json").is_file():
-            path = path / "condition_vae"
-        weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
+        if not (path / "config.json").is_file():
+            path = next((path / name for name in VAE_FOLDERS if (path / name / "config.json").is_file()), path)
+        weights = next((path / name for name in FOLDER_WEIGHTS + HALF_WEIGHTS if (path / name).is_file()), None)
         if weights is None or not (path / "config.json").is_file():
             found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(

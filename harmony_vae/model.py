@@ -10,9 +10,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
-from .blocks import ConditionalEncoder, HarmonyCondition, decode_with_condition, zero_conv
+from .blocks import ConditionalEncoder, HarmonyCondition, decode_with_condition, randomize, zero_conv
 
 TRAINABLE_PARTS = ("encoder_and_decoder", "conditional_encoder")
+INITIALIZATIONS = ("zero", "random")
 
 
 class HarmonyVAE(AutoencoderKL):
@@ -81,13 +82,19 @@ class HarmonyVAE(AutoencoderKL):
         self.latent_skip_conv = zero_conv(latent_channels, latent_channels)
 
     @classmethod
-    def from_autoencoder_kl(cls, autoencoder_kl: AutoencoderKL) -> HarmonyVAE:
+    def from_autoencoder_kl(
+        cls, autoencoder_kl: AutoencoderKL, initialization: str = "zero", generator: torch.Generator | None = None
+    ) -> HarmonyVAE:
         """A Harmony-VAE of any AutoencoderKL's config and weights: E_c starts as a copy of E, and
         `decode(z, condition)` equals `decode(z)` bit for bit.
 
-        Raises: ValueError when `autoencoder_kl` is not an AutoencoderKL, or is a Harmony-VAE already.
-        Source: SPEC §3.
+        initialization: `zero`, or `random` for the paper's ablation: the mask convolution and every zero convolution start as
+        PyTorch starts convolutions, drawn from `generator` (None: the global one), and the condition changes the decode.
+        Raises: ValueError when `autoencoder_kl` is not an AutoencoderKL, or is a Harmony-VAE already, or for another
+        `initialization`. Source: SPEC §3, §9.
         """
+        if initialization not in INITIALIZATIONS:
+            raise ValueError(f"initialization must be one of {', '.join(INITIALIZATIONS)}, got {initialization!r}. Pass one of these.")
         if not isinstance(autoencoder_kl, AutoencoderKL) or isinstance(autoencoder_kl, HarmonyVAE):
             raise ValueError(
                 f"autoencoder_kl must be a plain diffusers AutoencoderKL, got {type(autoencoder_kl).__name__}. "
@@ -98,12 +105,20 @@ class HarmonyVAE(AutoencoderKL):
         vae = cls(**config)
         vae.load_state_dict(autoencoder_kl.state_dict(), strict=False)
         vae.conditional_encoder.load_state_dict(autoencoder_kl.encoder.state_dict(), strict=False)
+        if initialization == "random":
+            for conv in vae.zero_convs():
+                randomize(conv, generator)
         return torch.nn.Module.to(vae, device=autoencoder_kl.device, dtype=autoencoder_kl.dtype)
 
     @property
     def spatial_factor(self) -> int:
         """Image pixels per latent pixel along one side (8 for Stable Diffusion)."""
         return 2 ** (len(self.config.block_out_channels) - 1)
+
+    def zero_convs(self) -> list[torch.nn.Conv2d]:
+        """The convolutions that start at zero: the mask's, one per skip feature, the mid block's and the latent's. Source: SPEC §3."""
+        encoder = self.conditional_encoder
+        return [encoder.add_conv_in, *encoder.down_block_skip_convs, encoder.mid_block_skip_conv, self.latent_skip_conv]
 
     def set_trainable(self, parts: str = "encoder_and_decoder") -> list[torch.nn.Parameter]:
         """Freeze everything but the parts that train, and return their parameters.
