@@ -1,7 +1,9 @@
-"""Make the tiny family's data: python -m diffharmony.train.synthetic <train | test | photographs>
+"""Make composites of photographs, the tiny family's or your own: python -m diffharmony.train.synthetic <train | test | photographs>
 
     python -m diffharmony.train.synthetic train --root .cache/tiny/data --photo-crops 4000 --scenes 3000 --workers 2
     python -m diffharmony.train.synthetic test --root .cache/tiny/test-256 --size 256
+    python -m diffharmony.train.synthetic train --root data/mine --photos my_photos --photo-crops 2000 --scenes 0
+    python -m diffharmony.train.synthetic test --root data/mine-test --photos my_photos --composites-per-range 10
     python -m diffharmony.train.synthetic photographs
 """
 
@@ -16,7 +18,8 @@ from typing import Literal
 import tyro
 
 from .dataset import write_test_set, write_training_set
-from .photographs import find_photographs
+from .own import own_photographs
+from .photographs import Photograph, find_photographs
 
 
 def train(
@@ -28,6 +31,8 @@ def train(
     seed: int = 0,
     workers: int = 2,
     suffix: Literal[".jpg", ".png"] = ".jpg",
+    photos: Path | None = None,
+    held_out: float = 0.1,
 ) -> None:
     """Write the training set. An interrupted run continues where it stopped.
 
@@ -42,6 +47,8 @@ def train(
         seed: the same seed gives the same files.
         workers: processes.
         suffix: kind of the composite and real image files.
+        photos: a folder of your own pictures, in the place of the installed ones.
+        held_out: share of `photos` that `test` keeps and `train` leaves alone, chosen by name.
     """
     counts = write_training_set(
         root,
@@ -52,6 +59,7 @@ def train(
         seed=seed,
         workers=workers,
         suffix=suffix,
+        photographs=_own(photos, held_out, test=False),
     )
     print(json.dumps(counts))
 
@@ -63,6 +71,8 @@ def test(
     seed: int = 0,
     workers: int = 2,
     suffix: Literal[".jpg", ".png"] = ".png",
+    photos: Path | None = None,
+    held_out: float = 0.1,
 ) -> None:
     """Write a test set from photographs that are never trained on; sizes with one seed show the same composites.
 
@@ -75,11 +85,23 @@ def test(
         seed: the same seed gives the same files.
         workers: processes.
         suffix: kind of the composite and real image files.
+        photos: a folder of your own pictures, in the place of the installed ones.
+        held_out: share of `photos` that `test` keeps and `train` leaves alone, chosen by name.
     """
     counts = write_test_set(
-        root, size=size, composites_per_range=composites_per_range, seed=seed, workers=workers, suffix=suffix
+        root,
+        size=size,
+        composites_per_range=composites_per_range,
+        seed=seed,
+        workers=workers,
+        suffix=suffix,
+        photographs=_own(photos, held_out, test=True),
     )
     print(json.dumps(counts))
+
+
+def _own(photos: Path | None, held_out: float, *, test: bool) -> tuple[Photograph, ...] | None:
+    return None if photos is None else own_photographs(photos, held_out=held_out, test=test)
 
 
 def photographs() -> None:

@@ -1,0 +1,63 @@
+"""A folder of one's own photographs: what is taken, what is held out, and what is said of the rest."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffharmony.train.data import read_list
+from diffharmony.train.synthetic.__main__ import main
+from diffharmony.train.synthetic.own import own_photographs
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("my photos é")
+    rng = np.random.default_rng(0)
+    (folder / "sub").mkdir()
+    for number in range(12):
+        pixels = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((320, 260), Image.Resampling.BICUBIC)
+        pixels.save(folder / ("sub" if number % 2 else ".") / f"picture {number}.jpg")
+    Image.new("RGB", (100, 300)).save(folder / "small.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8no")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def test_nothing_is_on_both_sides_and_new_pictures_move_none(photos, caplog):
+    train, test = (own_photographs(photos, held_out=0.4, test=side) for side in (False, True))
+    names = {photograph.name for photograph in train} | {photograph.name for photograph in test}
+    assert len(train) + len(test) == len(names) == 12 and train and test
+    assert "small.png (100 x 300 px)" in caplog.text and "broken.jpg" in caplog.text and "notes.txt" not in caplog.text
+    Image.new("RGB", (300, 300)).save(photos / "another.png")
+    try:
+        again = own_photographs(photos, held_out=0.4, test=False)
+        assert {photograph.name for photograph in train} == {photograph.name for photograph in again} - {"another.png"}
+    finally:
+        (photos / "another.png").unlink()
+
+
+def test_the_commands_write_sets_that_the_trainers_read(photos, tmp_path, capsys):
+    main(["train", "--root", str(tmp_path / "train"), "--photos", str(photos), "--photo-crops", "4", "--scenes", "0", "--composites-per-crop", "1",
+          "--size", "64", "--workers", "1", "--held-out", "0.4"])  # fmt: skip
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["composites"] == len(read_list(tmp_path / "train", "IHD_train.txt")) == 4
+    main(["test", "--root", str(tmp_path / "test"), "--photos", str(photos), "--composites-per-range", "1", "--size", "64", "--workers", "1",
+          "--held-out", "0.4"])  # fmt: skip
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["composites"] == len(read_list(tmp_path / "test", "IHD_test.txt")) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--photos", "nowhere"], "photos folder 'nowhere' must exist, looked in"),
+        (["--photos", "PHOTOS", "--held-out", "1"], "held-out must lie in"),
+        (["--photos", "EMPTY"], "must hold pictures to train on"),
+    ],
+)
+def test_what_does_not_fit_is_refused(photos, tmp_path, capsys, arguments, message):
+    (tmp_path / "empty").mkdir()
+    places = {"PHOTOS": str(photos), "EMPTY": str(tmp_path / "empty")}
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--root", str(tmp_path / "out"), *(places.get(word, word) for word in arguments)])
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
