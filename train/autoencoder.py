@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
 from einops import rearrange
 
+from ..common.checkpoint import read_checkpoint
 from ..harmony_vae import HarmonyVAE, load_vae
 from ..harmony_vae.checkpoint import save_autoencoder
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset, make_loader
 from .loop import Task, fit, sample_noise
+from .plan import dry_run
+from .processes import on_main
+from .starts import start_vae
+from .validation import psnr, validation_of
 
 SCALING_FACTOR = 0.18215  # Stable Diffusion's; the latents are brought to it, so that hosts need no other
 
@@ -34,8 +39,8 @@ class AutoencoderTraining(TrainingConfig):
     layers_per_block: int = 1
     norm_num_groups: int = 8
     """Groups of each normalisation. As many groups as channels would take every image's overall colour away."""
-    init: Path | None = None
-    """A plain VAE to train further; its own shape takes the place of the fields above."""
+    init: str | None = None
+    """A plain VAE to train further (folder, file or Hub id, as train-vae's); its own shape takes the place of the fields above."""
     colour_weight: float = 0.0
     """Weight of colour: of what cannot be read of the 8 x 8 means off the latent. Four channels code luminance detail before
     the second chroma axis, as the plain squared error asks; harmonization needs all colours in the latent, and gets its
@@ -43,6 +48,8 @@ class AutoencoderTraining(TrainingConfig):
     kl_weight: float = 1e-5
     latent_noise: float = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
+
+    idle_with: ClassVar[dict[str, str]] = {name: "init" for name in ("block_out_channels", "layers_per_block", "norm_num_groups")}
 
 
 PRESETS = {"tiny": ("the tiny family's base, made for two CPU cores", AutoencoderTraining())}
@@ -59,7 +66,7 @@ class AutoencoderTask(Task):
         self.register_buffer("examples", examples, persistent=False)
 
     def forward(self, batch: dict[str, Any]) -> torch.Tensor:
-        odd = (batch["seed"] % 2 == 1)[:, None, None, None]
+        odd = (batch["seed"] % 2 == 1)[:, None, None, None].to(batch["real"].device)
         image = torch.where(odd, batch["composite"], batch["real"])
         posterior = self.vae.encode(image).latent_dist
         latent = posterior.mode()
@@ -70,6 +77,10 @@ class AutoencoderTask(Task):
         if self.config.colour_weight:
             loss = loss + self.config.colour_weight * unread_share(latent, torch.nn.functional.avg_pool2d(image, 8))
         return loss + self.config.kl_weight * posterior.kl().mean() / image[0].numel()
+
+    def measure(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """`psnr` of the real images' reconstruction."""
+        return {"psnr": psnr(self.vae.decode(self.vae.encode(batch["real"]).latent_dist.mode()).sample, batch["real"])}
 
     def sheet(self) -> torch.Tensor:
         from torchvision.utils import make_grid
@@ -139,7 +150,7 @@ def whiten_latents(vae: AutoencoderKL, images) -> None:
 
 def _start(config: AutoencoderTraining) -> AutoencoderKL:
     if config.init is not None:
-        vae = load_vae(config.init).train()
+        vae = start_vae(config.init).train()
         if isinstance(vae, HarmonyVAE):
             raise ValueError(f"init must be a plain VAE, got a Harmony-VAE in {config.init}. Pass the VAE that it was made from.")
         return vae
@@ -158,21 +169,32 @@ def _start(config: AutoencoderTraining) -> AutoencoderKL:
 
 
 def main(config: AutoencoderTraining) -> dict[str, Any]:
-    """Train, then whiten the latents; returns checkpoint, steps and loss."""
+    """Train, then whiten the latents of the averaged weights; returns checkpoint, steps, loss and skipped images, or after a dry
+    run the plan."""
     check(config, {"colour_weight": "[0, 1e6]", "kl_weight": "[0, 1e6]", "latent_noise": "[0, 10]"})
     vae = _start(config)
-    dataset = HarmonizationDataset(config.data, config.run.seed)
-    prepare(config)
+    dataset = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    validation = validation_of(config)
     if config.colour_weight:
-        amplify_faint_colours(vae, torch.stack([dataset[index]["real"] for index in range(64)]))
-    examples = torch.stack([dataset[index]["real"] for index in range(config.run.samples)])
-    task = AutoencoderTask(vae, config, examples)
+        amplify_faint_colours(vae, dataset.examples(64)["real"])
+    task = AutoencoderTask(vae, config, dataset.examples(config.run.samples)["real"])
+    if config.dry_run:
+        return dry_run(task, dataset, config, validation)
+    prepare(config)
     summary = {"command": "train-autoencoder", "config": as_dict(config)}
-    result = fit(task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary)
-    path = Path(result["checkpoint"])
-    views = HarmonizationDataset(replace(config.data, size=256, min_crop=0.5), config.run.seed + 1)
-    batches = [list(range(start, start + 8)) for start in range(0, 256, 8)]
-    trained = load_vae(path)
-    whiten_latents(trained, (batch["composite"] for batch in make_loader(views, batches, config.data.workers)))
-    save_autoencoder(trained, path, training={**summary, "steps": result["steps"], "whitened": True}, dtype=torch.float32)
+    result = fit(
+        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation
+    )
+    on_main(lambda: _finish(Path(result["checkpoint"]), config, {**summary, "steps": result["steps"], "whitened": True}))
     return result
+
+
+def _finish(path: Path, config: AutoencoderTraining, training: dict[str, Any]) -> None:
+    """Whiten the latents of a trained checkpoint, unless a run that is asked for again has done so."""
+    if (read_checkpoint(path).training or {}).get("whitened"):
+        return
+    trained = load_vae(path)
+    views = HarmonizationDataset(replace(config.data, size=256, sizes=(), min_crop=0.5), config.run.seed + 1)
+    batches = [list(range(start, start + 8)) for start in range(0, 256, 8)]
+    whiten_latents(trained, (batch["composite"] for batch in make_loader(views, batches, config.data.workers)))
+    save_autoencoder(trained, path, training=training, dtype=torch.float32)

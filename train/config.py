@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
-
-from ..common.checkpoint import read_json, written_whole
-from .state import newest_state
+from typing import Any, ClassVar, Literal
 
 Direction = Literal["harmonize", "invert"]
 
@@ -19,17 +19,27 @@ class DataConfig:
     """Where the images are, in iHarmony4's layout, and how they are cut."""
 
     roots: tuple[Path, ...] = ()
-    """Folders that hold <subset>/composite_images, masks, real_images and the list file."""
+    """Folders that hold <subset>/composite_images, masks, real_images and the list file; their images are mixed."""
+    weights: tuple[float, ...] = ()
+    """Share of each root in the mixture, in any unit (2 1: twice as many from the first). None: in proportion to their lists."""
     list_file: str = "IHD_train.txt"
     """Root-relative composite paths, one a line (.txt), or objects with `file_name`, one a line (.jsonl)."""
+    list_files: tuple[str, ...] = ()
+    """The list file of each root, where they have different ones; takes the place of `list_file`."""
     size: int = 256
     """Side of the square images that are trained on; a multiple of 8."""
+    sizes: tuple[int, ...] = ()
+    """Several sides to train on, one for each step in turn (256 256 512: every third step at 512). `size` is then that of sample
+    sheets and validation."""
     min_crop: float = 1.0
     """Smallest random crop, as a share of each side; a crop always keeps some foreground. 1: no cropping."""
     flip: bool = True
     """Mirror half of the images."""
     workers: int = 2
     """Processes that read images; 0 reads them in the training process."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """An image that is missing, cannot be read, or is not of its composite's size: stop with its path, or take the stream's next
+    in its place, warn once, and count it at the end."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,13 @@ class OptimConfig:
     """Largest gradient norm; 0 turns clipping off."""
     ema_decay: float = 0.999
     batch_size: int = 16
-    """Images per step, over all processes."""
+    """Images per step, over all processes and parts."""
     accumulation: int = 1
     """Parts that a step's batch is computed in."""
     epochs: float = 10
+    """Passes over the data."""
     steps: int | None = None
-    """Optimizer steps; overrides `epochs`."""
+    """Optimizer steps; where a preset has both, they come before its `epochs`. Give one of the two."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +74,23 @@ class RunConfig:
     seed: int = 0
     save_every: int = 500
     """Steps between checkpoints (and resumable states)."""
+    keep_last: int = 2
+    """Resumable states that are kept. With one only, a state that turns out damaged has none before it."""
     sample_every: int = 500
     """Steps between sample sheets."""
     samples: int = 6
     """Images on a sample sheet."""
+    validation_list: str | None = None
+    """List file, in the first of data.roots, of the images that validation measures loss and PSNR on. None: no validation."""
+    validate_every: int = 500
+    """Steps between validations."""
+    validation_images: int = 32
+    """Images that a validation measures, spread evenly over its list."""
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where curves and sample sheets go besides log.jsonl, loss.png and samples/. WANDB_MODE=offline keeps wandb's on this machine."""
+    log_every: int = 10
+    """Steps between looks at the loss, each of which makes a GPU wait. Every step's loss is logged all the same; on a CPU it is
+    looked at each step."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
     resume: bool = True
@@ -80,13 +104,28 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    dry_run: bool = False
+    """Build everything, check the data, print the plan (steps, parameters, memory) and stop. Nothing is written."""
     json: bool = False
-    """Print one JSON object last: checkpoint, steps, loss."""
+    """Print one JSON object last: checkpoint, steps, loss; the plan after a dry run."""
+
+    def settled(self, arguments: list[str]) -> TrainingConfig:
+        """This config, with what command-line arguments gave in the place of what the preset says instead; see train/settle.py."""
+        from .settle import settle
+
+        return settle(self, arguments)
+
+    idle_without: ClassVar[dict[str, str]] = {"run.validate_every": "run.validation_list", "run.validation_images": "run.validation_list"}
+    """Field (or group of fields) -> the field without which it does nothing."""
+    idle_with: ClassVar[dict[str, str]] = {}
+    """Field (or group of fields) -> the field with which it does nothing."""
 
 
 # Dotted field -> the interval it must lie in: [ and ] include the bound, ( and ) do not.
 RANGES = {
     "data.size": "[32, 8192]",
+    "data.sizes": "[32, 8192]",
+    "data.weights": "(0, 1e9]",
     "data.min_crop": "(0, 1]",
     "data.workers": "[0, 256]",
     "optim.learning_rate": "(0, 1e3]",
@@ -98,12 +137,21 @@ RANGES = {
     "optim.accumulation": "[1, 1e6]",
     "optim.epochs": "(0, 1e6]",
     "optim.steps": "[1, 1e9]",
+    "run.seed": "[0, 1e18]",
     "run.save_every": "[1, 1e9]",
+    "run.keep_last": "[1, 1e6]",
+    "run.validate_every": "[1, 1e9]",
+    "run.validation_images": "[1, 1e6]",
+    "run.log_every": "[1, 1e6]",
     "run.sample_every": "[1, 1e9]",
     "run.samples": "[1, 64]",
 }
 # What may differ when a run is gone on with.
-FREE = {"json", "data.workers", "optim.steps", "optim.epochs", "run.out", "run.save_every", "run.sample_every", "run.samples", "run.resume"}
+FREE = {
+    "json", "dry_run", "data.workers", "data.on_bad_image", "optim.steps", "optim.epochs", "run.out", "run.save_every", "run.keep_last",
+    "run.sample_every", "run.samples", "run.resume", "run.validation_list", "run.validate_every", "run.validation_images", "run.tracker",
+    "run.log_every",
+}  # fmt: skip
 
 
 def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
@@ -114,15 +162,36 @@ def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
     if not config.data.roots:
         raise ValueError("data.roots must name at least one folder, got none. Pass --data.roots FOLDER.")
     for name, interval in {**RANGES, **(ranges or {})}.items():
-        value = _field(config, name)
-        if value is not None and not _inside(value, interval):
-            raise ValueError(f"{name} must lie in {interval}, got {value!r}. Choose a value from there.")
-    if config.data.size % 8:
-        raise ValueError(f"data.size must be a multiple of 8, got {config.data.size}. Choose 256, say.")
+        field_value = field_of(config, name)
+        for value in field_value if isinstance(field_value, tuple) else (field_value,):
+            if value is not None and not _inside(value, interval):
+                raise ValueError(f"{name} must lie in {interval}, got {value!r}. Choose a value from there.")
+    for name, sizes in (("data.size", (config.data.size,)), ("data.sizes", config.data.sizes)):
+        for size in sizes:
+            if size % 8:
+                raise ValueError(f"{name} must be a multiple of 8, got {size}. Choose 256, say.")
     if config.optim.batch_size % config.optim.accumulation:
         raise ValueError(
             f"optim.accumulation must divide the batch size {config.optim.batch_size}, got {config.optim.accumulation}. Choose a divisor."
         )
+    shares = config.optim.accumulation * int(os.environ.get("WORLD_SIZE", 1))
+    if config.optim.batch_size % shares:
+        raise ValueError(
+            f"optim.batch_size must be a multiple of accumulation x processes = {shares}, got {config.optim.batch_size}. Change one of them."
+        )
+    if config.run.tracker != "none" and find_spec(config.run.tracker) is None:
+        raise ValueError(
+            f"run.tracker must be one that is installed, or none, got {config.run.tracker!r}. Install it: pip install {config.run.tracker}"
+        )
+    if not config.dry_run:
+        from .processes import check_accelerate
+
+        check_accelerate(config.run)
+
+
+def planned_steps(optim: OptimConfig, images: int) -> int:
+    """Optimizer steps of a run over so many images."""
+    return optim.steps or math.ceil(images * optim.epochs / optim.batch_size)
 
 
 def _inside(value: float, interval: str) -> bool:
@@ -131,7 +200,7 @@ def _inside(value: float, interval: str) -> bool:
     return above and (value <= high if interval[-1] == "]" else value < high)
 
 
-def _field(config: Any, name: str) -> Any:
+def field_of(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part)
     return config
@@ -143,28 +212,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def prepare(config: TrainingConfig) -> None:
-    """Make the run's folder and save the config in it, once everything it names has been loaded.
+    """Take the run's folder for this run, once everything the config names has been loaded; see train/folder.py."""
+    from .folder import take
 
-    Raises: FileExistsError when the folder holds a state and `run.resume` is off; ValueError when it holds one of a run that
-    was configured otherwise.
-    """
-    path = config.run.out / "config.json"
-    state = newest_state(config.run.out)
-    if state is not None:
-        if not config.run.resume:
-            raise FileExistsError(f"run.out must hold no state when run.resume is off, got {state}. Choose another folder, or resume.")
-        _check_same(read_json(path), as_dict(config), config.run.out)
-    config.run.out.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(as_dict(config), indent=2) + "\n", encoding="utf-8")
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path, prefix: str = "") -> None:
-    for name in sorted(before.keys() | now.keys()):
-        old, new, dotted = before.get(name), now.get(name), prefix + name
-        if isinstance(old, dict) and isinstance(new, dict):
-            _check_same(old, new, out, f"{dotted}.")
-        elif old != new and dotted not in FREE:
-            raise ValueError(
-                f"{dotted} must be {old!r} to go on with the run in {out}, got {new!r}. Choose another run.out, or go on with the same settings."
-            )
+    take(config)

@@ -1,30 +1,49 @@
-"""The loss curve of a run, as a picture."""
+"""The curves of a run, as a picture."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from ..common.checkpoint import written_whole
 
 
+def smoothed(values: list[float], start: float = math.nan) -> list[float]:
+    """The running mean of `values`, each of weight 0.02, going on from `start`."""
+    means: list[float] = []
+    mean = start
+    for value in values:
+        mean = value if math.isnan(mean) else 0.98 * mean + 0.02 * value
+        means.append(mean)
+    return means
+
+
 def draw_curve(log: Path, picture: Path) -> None:
-    """Draw the losses of `log` (one JSON object a line, with step and loss), raw and smoothed, into `picture`."""
+    """Draw what `log` (one JSON object a line) holds into `picture`: losses by step, raw and smoothed, and where there are any,
+    validation losses beside them and PSNR below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    steps = [row["step"] for row in rows]
-    smooth: list[float] = []
-    for row in rows:
-        smooth.append(row["loss"] if not smooth else 0.98 * smooth[-1] + 0.02 * row["loss"])
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    trained, loss, psnr = (
+        [(row["step"], row[name]) for row in rows if name in row] for name in ("loss", "validation_loss", "validation_psnr")
+    )
+    figure = Figure(figsize=(7, 6 if psnr else 4))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.plot(steps, [row["loss"] for row in rows], color="tab:blue", alpha=0.25, linewidth=0.8, label="loss")
-    axes.plot(steps, smooth, color="tab:blue", label="smoothed")
-    axes.set(xlabel="step", ylabel="training loss", yscale="log", title=log.parent.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    panels = figure.subplots(2 if psnr else 1, sharex=True, squeeze=False)[:, 0]
+    steps, values = [step for step, _ in trained], [value for _, value in trained]
+    panels[0].plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8, label="loss")
+    panels[0].plot(steps, smoothed(values), color="tab:blue", label="smoothed")
+    if loss:
+        panels[0].plot(*zip(*loss), color="tab:orange", marker=".", label="validation")
+    panels[0].set(ylabel="loss", yscale="log", title=log.parent.name)
+    panels[0].legend()
+    if psnr:
+        panels[1].plot(*zip(*psnr), color="tab:orange", marker=".")
+        panels[1].set(ylabel="validation PSNR, dB")
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    panels[-1].set(xlabel="step")
     with written_whole(picture) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ..common.allocator import keep_freed_memory
-from .config import OptimConfig, RunConfig
-from .curves import draw_curve
+from .config import OptimConfig, RunConfig, planned_steps
 from .data import CounterBatches, make_loader
-from .state import clear_log_after, newest_state, read_state, write_state
+from .folder import hold, let_go
+from .log import Losses, RunLog
+from .processes import accelerated, agreed_path, on_main, processes
+from .state import clear_log_after, collect, newest_state, read_state, write_state
+from .validation import Validation, validate
+from .weights import Weights
 
 logger = logging.getLogger("diffharmony")
 
 
 class Task(nn.Module):
-    """What is trained: a module whose forward turns a batch into its loss, and which can show and save itself.
+    """What is trained: a module whose forward turns a batch into its loss, and which can measure, show and save itself.
 
-    `forward(batch) -> scalar loss`; `trainable()` gives the parameters; `sheet()` a picture [3,H,W] in [-1,1] of the
-    current weights at work; `save(path, training)` one checkpoint that the nodes load as it is. Randomness comes from
-    `batch["seed"]` alone, one seed per sample.
+    `forward(batch) -> scalar loss`, a mean over the batch's samples; `trainable()` gives the parameters; `frozen()` the modules
+    that it uses without holding them; `measure(batch) -> {name: [B]}` what validation tells besides the loss; `sheet()` a picture
+    [3,H,W] in [-1,1] of the current weights at work; `save(path, training)` one checkpoint that the nodes load as it is.
+    Randomness comes from `batch["seed"]`, one seed per sample.
     """
 
     checkpoint_name: str = "model.safetensors"
 
     def trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def frozen(self) -> list[nn.Module]:
+        return []
+
+    def measure(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return {}
 
     def sheet(self) -> torch.Tensor:
         raise NotImplementedError
@@ -64,150 +71,120 @@ def _generator(seed: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed + stream * 0x9E3779B97F4A7C15) % 2**63)
 
 
-def fit(task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any]) -> dict[str, Any]:
-    """Train `task`; its EMA weights are saved as `<run.out>/<task.checkpoint_name>`, which is returned with steps and loss.
+def fit(
+    task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any],
+    validation: Validation | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train `task` in as many processes as accelerate was told. Its EMA weights are saved as `<run.out>/<task.checkpoint_name>`,
+    those without averaging under the same name in `<run.out>/last`.
 
     dataset: samples by counter (train/data.py). summary: goes into the checkpoint's metadata with steps and loss.
-    A killed run goes on from the newest state in `run.out` when called again. Raises: FloatingPointError with the batch's
-    names when the loss is not finite; RuntimeError when another run is under way in `run.out`; ValueError for fp16 on a CPU.
+    Returns checkpoint, steps, loss, and the bad images that were skipped. A killed run goes on from the newest state in `run.out`
+    when called again. Raises: FloatingPointError with the batch's names when the loss is not finite; RuntimeError when another
+    run is under way in `run.out`; ValueError for what this machine or accelerate's configuration does not go together with.
     """
-    if run.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("run.mixed_precision must be no or bf16 on a CPU, got fp16. Leave it out, or run on a GPU.")
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-    accelerator = Accelerator(
-        mixed_precision=run.mixed_precision,
-        gradient_accumulation_steps=optim.accumulation,
-        log_with="tensorboard",
-        project_dir=run.out,
-    )
-    with _alone(run.out, accelerator.is_main_process):
-        return _fit(accelerator, task, dataset, optim, run, workers, summary)
+    run.out.mkdir(parents=True, exist_ok=True)
+    on_main(lambda: hold(run.out))
+    try:
+        with accelerated(optim, run) as accelerator:
+            return _fit(accelerator, task, dataset, optim, run, workers, summary, validation)
+    finally:
+        let_go(run.out)
 
 
 def _fit(
-    accelerator: Accelerator, task: Task, dataset: Dataset, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any]
-) -> dict[str, Any]:
+    accelerator: Accelerator, task: Task, dataset: Dataset, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any],
+    validation: Validation | None,
+) -> dict[str, Any]:  # fmt: skip
     set_seed(run.seed)
-    steps = optim.steps or math.ceil(len(dataset) * optim.epochs / optim.batch_size)
-    parameters = task.trainable()
+    steps = planned_steps(optim, len(dataset))
+    weights = Weights(task, accelerator)
     optimizer = torch.optim.AdamW(
-        parameters, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True
+        task.trainable(), lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True
     )
     schedule = get_scheduler(optim.schedule, optimizer, num_warmup_steps=round(steps * optim.warmup), num_training_steps=steps)
-    ema = EMAModel(parameters, decay=optim.ema_decay)
-    first_step = _restore(run, parameters, optimizer, schedule, ema)
     task.to(accelerator.device)
-    ema.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(task, optimizer)
+    weights.begin(optim.ema_decay)
+    parts = (weights.parameters, optimizer, schedule, weights.ema, accelerator.scaler)
+    step = _restore(run, parts, steps)
     batches = CounterBatches(
-        batch_size=optim.batch_size, steps=steps, first_step=first_step, accumulation=optim.accumulation,
+        batch_size=optim.batch_size, steps=steps, first_step=step, accumulation=optim.accumulation,
         rank=accelerator.process_index, processes=accelerator.num_processes,
     )  # fmt: skip
-    accelerator.init_trackers("tensorboard")
-    log = _Log(run.out / "log.jsonl", accelerator)
-    progress = tqdm(total=steps, initial=first_step, disable=not accelerator.is_main_process, unit="step", dynamic_ncols=True)
-    step, losses, started = first_step, [], time.monotonic()
-    for batch in make_loader(dataset, batches, workers):
+    losses, log = Losses(accelerator, optim.accumulation), RunLog(run, accelerator, step)
+    look_every = 1 if accelerator.device.type == "cpu" else run.log_every
+    progress = tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, unit="step", dynamic_ncols=True)
+    started, part = time.monotonic(), 0
+    loader = make_loader(dataset, batches, workers, accelerator.device)
+    for batch in loader:
+        # randomness that is not a sample's own (dropout) depends on where the run is, not on when it was started
+        torch.manual_seed(_part_seed(run.seed, step, part, accelerator.process_index))
         with accelerator.accumulate(prepared):
-            loss = prepared({name: v.to(accelerator.device) if torch.is_tensor(v) else v for name, v in batch.items()})
-            if not torch.isfinite(loss.detach()):
-                raise FloatingPointError(
-                    f"loss must be finite, got {loss.item()} at step {step + 1} for {', '.join(batch['name'])}. "
-                    "Look at these images, or lower optim.learning-rate; the last state is kept."
-                )
+            loss = prepared(batch)
+            losses.add(loss, batch["name"])
             accelerator.backward(loss)
             if accelerator.sync_gradients and optim.gradient_clip:
-                accelerator.clip_grad_norm_(parameters, optim.gradient_clip)
+                accelerator.clip_grad_norm_(prepared.parameters(), optim.gradient_clip)
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(loss.detach())
+        part += 1
         if not accelerator.sync_gradients:
             continue
+        step, part = step + 1, 0
         schedule.step()
-        ema.step(parameters)
-        step += 1
-        value = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
-        losses = []
-        log.add(step, loss=value, learning_rate=schedule.get_last_lr()[0])
+        weights.ema.step(weights.parameters)
+        losses.end_step(step, schedule.get_last_lr()[0])
         progress.update()
+        show, measure, save = (
+            step % every == 0 or step == steps for every in (run.sample_every, run.validate_every, run.save_every)
+        )
+        if not (show or measure or save or step % look_every == 0):
+            continue
+        log.steps(losses.take())
         progress.set_postfix(loss=f"{log.smooth:.5f}", refresh=False)
-        if accelerator.is_main_process:
-            if step % run.sample_every == 0 or step == steps:
-                with using(ema, parameters):
-                    _write_sheet(task, run.out / "samples" / f"step-{step:07d}.png")
-                draw_curve(run.out / "log.jsonl", run.out / "loss.png")
-            if step % run.save_every == 0 or step == steps:
-                training = {**summary, "step": step, "loss": log.smooth, "seconds": round(time.monotonic() - started, 1)}
-                with using(ema, parameters):
-                    task.save(run.out / task.checkpoint_name, training)
-                write_state(run.out, step, parameters, optimizer, schedule, ema)
+        if validation is not None and measure:
+            log.validation(step, validate(validation, weights, accelerator))
+        if show:
+            with weights.shown(averaged=True) as shown:
+                if shown is not None and accelerator.is_main_process:
+                    log.sheet(step, shown.sheet())
+        if save:
+            training = {**summary, "step": step, "loss": log.smooth, "seconds": round(time.monotonic() - started, 1)}
+            weights.save(run.out / task.checkpoint_name, training)
+            state = collect(step, *parts)
+            if accelerator.is_main_process:
+                write_state(run.out, state, run.keep_last)
+        if show or save:
+            accelerator.wait_for_everyone()
     progress.close()
-    accelerator.end_training()
+    skipped = _skipped(loader, dataset)
     loss = None if math.isnan(log.smooth) else log.smooth
-    return {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss}
+    return {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss, "skipped": skipped}
 
 
-@contextmanager
-def using(ema: EMAModel, parameters: list[nn.Parameter]):
-    """The EMA weights in place of the trained ones, inside the block."""
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    try:
-        yield
-    finally:
-        ema.restore(parameters)
-
-
-def _restore(run: RunConfig, parameters, optimizer, schedule, ema) -> int:
-    path = newest_state(run.out)
-    step = read_state(path, parameters, optimizer, schedule, ema) if path else 0
-    clear_log_after(run.out / "log.jsonl", step)
-    if path:
+def _restore(run: RunConfig, parts: tuple, steps: int) -> int:
+    """Go on from the newest state, the same in every process. Returns its step, 0 without one."""
+    path = agreed_path(on_main(lambda: newest_state(run.out)))
+    step = read_state(path, *parts) if path else 0
+    if step > steps:
+        raise ValueError(
+            f"optim.steps must be at least the {step} that the run in {run.out} has taken, got {steps}. Ask for more, or choose another run.out."
+        )
+    on_main(lambda: clear_log_after(run.out / "log.jsonl", step))
+    if path and processes().is_main_process:
         logger.info("resuming from %s", path)
     return step
 
 
-@contextmanager
-def _alone(out: Path, is_main_process: bool):
-    """Hold the run's folder, so that no second run writes to it. The system lets go of it when this process dies."""
-    if not is_main_process:
-        yield
-        return
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RuntimeError(f"run.out must be used by one run at a time, got {out}, where another is under way. Choose another folder.") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _part_seed(seed: int, step: int, part: int, process: int) -> int:
+    return int(np.random.SeedSequence((seed, step, part, process)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _write_sheet(task: Task, path: Path) -> None:
-    from torchvision.utils import save_image
-
-    from ..common.checkpoint import written_whole
-
-    path.parent.mkdir(exist_ok=True)
-    was_training = task.training
-    task.eval()
-    with torch.no_grad(), written_whole(path) as temporary:
-        save_image(task.sheet().float().cpu().clamp(-1, 1), temporary, normalize=True, value_range=(-1, 1))
-    task.train(was_training)
-
-
-class _Log:
-    """One JSON line a step, the trackers, and a smoothed loss."""
-
-    def __init__(self, path: Path, accelerator: Accelerator):
-        self.path, self.accelerator = path, accelerator
-        self.smooth = math.nan
-
-    def add(self, step: int, *, loss: float, learning_rate: float) -> None:
-        self.smooth = loss if math.isnan(self.smooth) else 0.98 * self.smooth + 0.02 * loss
-        self.accelerator.log({"loss": loss, "learning_rate": learning_rate}, step=step)
-        if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "loss": loss, "learning_rate": learning_rate}) + "\n")
+def _skipped(loader, dataset: Dataset) -> list[str]:
+    """The bad images that were passed over, in any process."""
+    paths = [str(path) for path in loader.skipped] + [str(path) for path, _ in getattr(dataset, "skipped", ())]
+    skipped = sorted(set(gather_object(paths)))
+    if skipped:
+        logger.warning("skipped %d bad images of the data set, the first: %s", len(skipped), skipped[0])
+    return skipped

@@ -22,8 +22,8 @@ from . import autoencoder, unet, vae
 from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
-UNET_STEPS = (5500, 2200)
-HARMONY_VAE_STEPS = (1500, 700)
+UNET_STEPS = (5500, 2200, 6000)
+HARMONY_VAE_STEPS = (1500, 700, 900)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -32,7 +32,7 @@ class TinyFamily:
     """Where the tiny family is made, and which stages to run."""
 
     work: Path = ROOT / ".cache" / "tiny"
-    """Folder for the data, states and sample sheets; about 1 GB."""
+    """Folder for the data, states and sample sheets; about 2 GB."""
     out: Path = ROOT / "assets" / "tiny"
     """Folder that the float16 checkpoints are written to."""
     stages: tuple[str, ...] = ()
@@ -44,7 +44,8 @@ class TinyFamily:
 def make_data(family: TinyFamily) -> None:
     from .synthetic.dataset import write_test_set, write_training_set
 
-    write_training_set(family.work / "data", photo_crops=4000, scenes=600, composites_per_crop=3, size=256, seed=0, workers=2)
+    for seed, folder in enumerate((family.work / "data", family.work / "data-more")):
+        write_training_set(folder, photo_crops=4000, scenes=600, composites_per_crop=3, size=256, seed=seed, workers=2)
     for size in (128, 256, 512):
         write_test_set(family.work / f"test-{size}", size=size, seed=0)
 
@@ -71,7 +72,8 @@ def train_autoencoder(family: TinyFamily) -> None:
 
 
 def train_unet(family: TinyFamily) -> None:
-    """The UNet, at 128 px, where a step costs a quarter of one at 256 px (it serves both); then on its own predictions too."""
+    """The UNet, at 128 px, where a step costs a quarter of one at 256 px (it serves both); then on its own predictions too, at last on
+    twice the data."""
     preset = unet.PRESETS["tiny"][1]
     first = replace(
         preset,
@@ -88,7 +90,15 @@ def train_unet(family: TinyFamily) -> None:
         optim=replace(first.optim, learning_rate=4e-4, steps=UNET_STEPS[1]),
         run=replace(first.run, out=family.work / "unet"),
     )
-    unet.main(own)
+    trained = unet.main(own)
+    more = replace(
+        own,
+        init=Path(trained["checkpoint"]),
+        data=_data(family, size=128, min_crop=0.5, more=True),
+        optim=replace(own.optim, learning_rate=6e-4, steps=UNET_STEPS[2]),
+        run=replace(own.run, out=family.work / "unet-more", seed=1),
+    )
+    unet.main(more)
 
 
 def train_harmony_vae(family: TinyFamily) -> None:
@@ -106,27 +116,35 @@ def train_harmony_vae(family: TinyFamily) -> None:
 
 
 def finish_harmony_vae(family: TinyFamily) -> None:
-    """Then half on latents that the UNet makes, as in use."""
+    """Then half on latents that the UNets make, as in use: those of the first run, then of the last."""
     preset = vae.PRESETS["tiny"][1]
-    vae.main(
-        replace(
-            preset,
-            init=family.work / "harmony-vae" / "harmony_vae.safetensors",
-            unet=family.work / "unet-128" / "unet.safetensors",
-            foreground_weight=1.0,
-            data=_data(family, size=128, min_crop=0.5),
-            optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
-            run=replace(preset.run, out=family.work / "harmony-vae-finished"),
-        )
+    first = replace(
+        preset,
+        init=family.work / "harmony-vae" / "harmony_vae.safetensors",
+        unet=family.work / "unet-128" / "unet.safetensors",
+        foreground_weight=1.0,
+        data=_data(family, size=128, min_crop=0.5),
+        optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
+        run=replace(preset.run, out=family.work / "harmony-vae-finished"),
     )
+    trained = vae.main(first)
+    last = replace(
+        first,
+        init=Path(trained["checkpoint"]),
+        unet=family.work / "unet-more" / "unet.safetensors",
+        data=_data(family, size=128, min_crop=0.5, more=True),
+        optim=replace(first.optim, steps=HARMONY_VAE_STEPS[2]),
+        run=replace(first.run, out=family.work / "harmony-vae-more", seed=1),
+    )
+    vae.main(last)
 
 
 def export(family: TinyFamily) -> None:
     """Write the float16 checkpoints."""
     family.out.mkdir(parents=True, exist_ok=True)
     base = family.work / "autoencoder" / "vae.safetensors"
-    finished = family.work / "harmony-vae-finished" / "harmony_vae.safetensors"
-    trained = family.work / "unet" / "unet.safetensors"
+    finished = family.work / "harmony-vae-more" / "harmony_vae.safetensors"
+    trained = family.work / "unet-more" / "unet.safetensors"
     save_autoencoder(load_vae(base), family.out / "vae.safetensors", training=_training(base))
     save_harmony_vae(load_vae(finished), family.out / "harmony_vae.safetensors", training=_training(finished))
     save_unet(load_unet(trained), family.out / "harmonization_unet.safetensors", training=_training(trained))
@@ -142,8 +160,9 @@ def _training(path: Path) -> dict:
     return json.loads(json.dumps(read_checkpoint(path).training).replace(f"{ROOT}/", ""))
 
 
-def _data(family: TinyFamily, *, size: int, min_crop: float) -> DataConfig:
-    return DataConfig(roots=(family.work / "data",), size=size, min_crop=min_crop, workers=0)
+def _data(family: TinyFamily, *, size: int, min_crop: float, more: bool = False) -> DataConfig:
+    folders = ("data", "data-more") if more else ("data",)
+    return DataConfig(roots=tuple(family.work / folder for folder in folders), size=size, min_crop=min_crop, workers=0)
 
 
 STAGES: dict[str, Callable[[TinyFamily], None]] = {

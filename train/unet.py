@@ -1,7 +1,9 @@
 """Train the 9-channel UNet of either direction (SPEC §2, §4).
 
-    diffharmony train-unet paper --init stable-diffusion-inpainting/unet --vae stable-diffusion-inpainting/vae \\
-        --empty-prompt harmonization_unet.safetensors --data.roots iHarmony4 --run.out runs/unet
+    diffharmony train-unet paper --init stable-diffusion-inpainting --vae stable-diffusion-inpainting \\
+        --data.roots iHarmony4 --run.out runs/unet
+    diffharmony train-unet paper --init v1-5-pruned-emaonly.safetensors --widen-input --vae v1-5-pruned-emaonly.safetensors \\
+        --data.roots iHarmony4 --run.out runs/unet
     diffharmony train-unet tiny --vae runs/autoencoder/vae.safetensors --data.roots data/tiny --run.out runs/tiny-unet
 """
 
@@ -9,23 +11,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from ..common.checkpoint import read_checkpoint
 from ..common.masks import mask_to_latent
 from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample_latents
-from ..diffusion.unet import PROMPT_KEY, attach, load_unet, save_unet
-from ..harmony_vae import load_vae
+from ..diffusion.unet import attach, save_unet
 from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset
 from .latents import cache_latents
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import diffusion_loss
+from .plan import dry_run
+from .processes import processes
 from .roles import condition_and_target
+from .starts import start_unet, start_vae
 from .vae import example_batch
+from .validation import psnr, validation_of
 
 SAMPLED_TIMESTEPS = (999, 749, 500, 250, 0)  # SPEC §2's five, as hosts round them
 FIRST_TIMESTEP = SAMPLED_TIMESTEPS[0]
@@ -46,12 +50,17 @@ class Architecture:
 class UNetTraining(TrainingConfig):
     """Denoise the target's latent under [noisy latent, mask, condition latent]: SPEC eq. 1."""
 
-    vae: Path | None = None
-    """The VAE whose encoder makes the latents: plain or Harmony-VAE, folder or file."""
-    init: Path | None = None
-    """A 9-channel UNet to begin from (folder or file); without it one is made from `architecture`."""
+    vae: str | None = None
+    """The VAE whose encoder makes the latents, plain or Harmony-VAE: a folder, file or Hub id, as train-vae's `init`."""
+    init: str | None = None
+    """A 9-channel UNet to begin from: a diffusers folder (of the UNet or of a pipeline), a file of ours, a Stable Diffusion 1.x
+    checkpoint in the original layout (.safetensors, .ckpt), or a model on the Hub (owner/name, owner/name:folder,
+    owner/name:file.safetensors). Without it one is made from `architecture`."""
+    widen_input: bool = False
+    """Take a 4-channel (text-to-image) UNet for `init`, and give it the 9 input channels [noisy latent, mask, condition latent],
+    the new ones with zero weights."""
     empty_prompt: Path | None = None
-    """File that carries `empty_prompt_embeds` (`diffharmony convert` writes it), where `init` has none."""
+    """File that carries `empty_prompt_embeds` (`diffharmony convert` writes it), where `init` has none, and no text encoder."""
     architecture: Architecture = field(default_factory=Architecture)
     direction: Direction = "harmonize"
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
@@ -69,14 +78,25 @@ class UNetTraining(TrainingConfig):
     cached_views: int = 0
     """Cuts of each pair whose latents are computed once and kept; 0 encodes every image anew."""
 
+    idle_without: ClassVar[dict[str, str]] = {
+        **TrainingConfig.idle_without, "background_weight": "foreground_weighted", "widen_input": "init", "empty_prompt": "init",
+    }  # fmt: skip
+    idle_with: ClassVar[dict[str, str]] = {"architecture": "init"}
+
 
 PRESETS: dict[str, tuple[str, UNetTraining]] = {
     "paper": (
         "SPEC §2: from SD 1.5 inpainting, 512 px, epsilon, foreground-weighted",
         UNetTraining(
             data=DataConfig(size=512, workers=8),
-            optim=OptimConfig(learning_rate=1e-5, epochs=10, batch_size=32),
+            optim=OptimConfig(
+                learning_rate=1e-5, schedule="constant_with_warmup", warmup=0.02, weight_decay=0.0, betas=(0.9, 0.999),
+                ema_decay=0.999, epochs=10, batch_size=32,
+            ),
             run=RunConfig(out=Path("runs/harmonization-unet"), mixed_precision="fp16"),
+            direction="harmonize",
+            foreground_weighted=True,
+            background_weight=0.0,
         ),
     ),
     "tiny": (
@@ -159,15 +179,28 @@ class UNetTask(Task):
         vae = self._vae[0].to(image.device)
         return vae.encode(image).latent_dist.mode() * vae.config.scaling_factor
 
+    def frozen(self) -> list[torch.nn.Module]:
+        return list(self._vae)
+
+    def measure(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """`psnr` of what the UNet samples, plainly decoded; its noise is drawn from the samples' seeds."""
+        condition_image, target = condition_and_target(batch, self.config.direction)
+        return {"psnr": psnr(self._made(condition_image, batch["mask"], batch["seed"].tolist()), target)}
+
+    def _made(self, condition_image: torch.Tensor, mask: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        condition = self._encode(condition_image)
+        latent = sample_latents(
+            self.unet, condition, mask_to_latent(mask, condition.shape[2:]), generator=sample_generators(seeds, len(mask))
+        )
+        return self._vae[0].decode(latent / self._vae[0].config.scaling_factor).sample
+
     def sheet(self) -> torch.Tensor:
         """Rows: composite, mask, what the UNet makes (plain decode), real image."""
         from torchvision.utils import make_grid
 
         composite, mask, real = self.example_composite, self.example_mask, self.example_real
         condition_image, _ = condition_and_target({"composite": composite, "real": real}, self.config.direction)
-        condition = self._encode(condition_image)
-        latent = sample_latents(self.unet, condition, mask_to_latent(mask, condition.shape[2:]), generator=sample_generators(0, len(real)))
-        decoded = self._vae[0].decode(latent / self._vae[0].config.scaling_factor).sample
+        decoded = self._made(condition_image, mask, list(range(len(real))))
         return make_grid(torch.cat([composite, mask.expand_as(real) * 2 - 1, decoded, real]), nrow=len(real))
 
     def save(self, path: Path, training: dict[str, Any]) -> None:
@@ -208,46 +241,38 @@ def make_unet(architecture: Architecture, prediction_type: str, direction: str, 
 
 
 def load_start(config: UNetTraining) -> UNet2DConditionModel:
-    """The UNet to train, with its empty prompt. Raises: ValueError when init has no empty prompt or another prediction type."""
-    if config.init is None:
-        return make_unet(config.architecture, config.prediction_type or "epsilon", config.direction, config.run.seed)
-    unet = load_unet(config.init)
-    if config.prediction_type not in (None, unet.prediction_type):
-        raise ValueError(
-            f"prediction_type must be init's own {unet.prediction_type!r}, got {config.prediction_type!r}. Leave it out."
-        )
-    embeds = unet.empty_prompt_embeds
-    if config.empty_prompt is not None:
-        embeds = read_checkpoint(config.empty_prompt).tensors.get(PROMPT_KEY)
-    if embeds is None:
-        raise ValueError(
-            f"the UNet to begin from must come with {PROMPT_KEY}, got none in {config.empty_prompt or config.init}. "
-            "Convert it first with `diffharmony convert`, or pass --empty-prompt FILE."
-        )
-    return attach(unet, embeds, config.direction, unet.prediction_type)
-
-
-def load_encoder(path: Path | None):
-    """The VAE that makes the latents, plain or Harmony-VAE, frozen. Raises: ValueError for None or anything else."""
-    if path is None:
-        raise ValueError("vae must be the VAE that makes the latents, got None. Pass --vae FOLDER_OR_FILE.")
-    return load_vae(path).requires_grad_(False)
+    """The UNet to train, with its empty prompt: `init`'s, or one made from scratch. Raises: ValueError where `init` does not fit
+    (train/starts.py)."""
+    if config.init is not None:
+        return start_unet(
+            config.init, direction=config.direction, prediction_type=config.prediction_type,
+            empty_prompt=config.empty_prompt, widen=config.widen_input,
+        )  # fmt: skip
+    return make_unet(config.architecture, config.prediction_type or "epsilon", config.direction, config.run.seed)
 
 
 def main(config: UNetTraining) -> dict[str, Any]:
-    """Train; returns checkpoint, steps and loss."""
+    """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
     check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "own_predictions": "[0, 1]", "cached_views": "[0, 1000]"})
-    vae = load_encoder(config.vae)
+    vae = start_vae(config.vae, "vae").requires_grad_(False)
     unet = load_start(config).requires_grad_(True).train()
-    dataset = images = HarmonizationDataset(config.data, config.run.seed)
-    prepare(config)
+    dataset = images = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    validation = validation_of(config)
     if config.run.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    if config.cached_views:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dataset = cache_latents(
-            vae, images, views=config.cached_views, direction=config.direction, folder=config.run.out, seed=config.run.seed, device=device
-        )
     task = UNetTask(unet, vae, config, example_batch(images, config.run.samples))
+    if config.dry_run:
+        return dry_run(task, images, config, validation, views=config.cached_views or 1)
+    prepare(config)
+    if config.cached_views:
+        # the first process encodes them, the others read its file
+        with processes().main_process_first():
+            dataset = cache_latents(
+                vae, images, views=config.cached_views, direction=config.direction, folder=config.run.out, seed=config.run.seed,
+                device=processes().device,
+            )  # fmt: skip
     summary = {"command": "train-unet", "config": as_dict(config)}
-    return fit(task, dataset, optim=config.optim, run=config.run, workers=0 if config.cached_views else config.data.workers, summary=summary)
+    return fit(
+        task, dataset, optim=config.optim, run=config.run, workers=0 if config.cached_views else config.data.workers, summary=summary,
+        validation=validation,
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Train the Harmony-VAE: E_c, D and the zero convolutions, E frozen (SPEC §3).
 
     diffharmony train-vae paper --init stable-diffusion-inpainting/vae --data.roots iHarmony4 --run.out runs/harmony-vae
+    diffharmony train-vae paper --init v1-5-pruned-emaonly.safetensors --data.roots iHarmony4 --run.out runs/harmony-vae
     diffharmony train-vae tiny --init runs/autoencoder/vae.safetensors --data.roots data/tiny --run.out runs/tiny-harmony-vae
 """
 
@@ -8,41 +9,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch.utils.data import Dataset
 
 from ..common.masks import mask_to_latent
 from ..diffusion.sampler import sample_latents
-from ..diffusion.unet import load_unet
-from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
+from ..harmony_vae import HarmonyVAE, save_harmony_vae
 from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import reconstruction_loss
+from .plan import dry_run
 from .roles import condition_and_target
+from .starts import sampling_unet, start_harmony_vae
+from .validation import psnr, validation_of
 
 
 @dataclass(frozen=True)
 class HarmonyVAETraining(TrainingConfig):
     """Reconstruct the target from its own latents, conditioned on (condition image, mask): SPEC eq. 2."""
 
-    init: Path | None = None
-    """A plain VAE (diffusers folder, or our file) to begin from, or a Harmony-VAE to train further."""
+    init: str | None = None
+    """A plain VAE to begin from, or a Harmony-VAE to train further: a diffusers folder (of the VAE or of a pipeline), a file of
+    ours, a Stable Diffusion 1.x checkpoint in the original layout (.safetensors, .ckpt), or a model on the Hub (owner/name,
+    owner/name:folder, owner/name:file.safetensors)."""
     direction: Direction = "harmonize"
     trainable: Literal["encoder_and_decoder", "conditional_encoder"] = "encoder_and_decoder"
-    """E_c and D, or E_c only (the paper's ablation); zero convolutions always."""
+    """E_c and D, or E_c only; zero convolutions always. The paper's ablation (Table 5 at 512 px, zero initialisation: SPEC §9)
+    has 40.11 dB for E_c and D, 39.86 dB for E_c only."""
+    initialization: Literal["zero", "random"] = "zero"
+    """How the zero convolutions and the mask's convolution start. random is the same ablation's other half (SPEC §9: 31.49 dB for
+    E_c and D, NaN for E_c only); the conditional decode then does not begin as the plain one."""
     loss: Literal["squared", "l1"] = "squared"
     """squared: the paper. l1: the authors' code."""
     foreground_weight: float = 0.0
     """Weight of the foreground's own error, besides the whole image's."""
     latent_noise: float = 0.0
     """Largest noise on the latent, in units of its standard deviation; each sample draws its own amount from 0 up to it."""
-    unet: Path | None = None
-    """Harmonization UNet whose own latents z0' take the place of E(target) in some samples."""
+    unet: str | None = None
+    """UNet of the same direction whose own latents z0' take the place of E(target) in some samples: a folder, file or Hub id."""
     unet_share: float = 0.5
     """Share of the samples for which `unet` is used, when it is given."""
+
+    idle_without: ClassVar[dict[str, str]] = {**TrainingConfig.idle_without, "unet_share": "unet"}
 
 
 PRESETS: dict[str, tuple[str, HarmonyVAETraining]] = {
@@ -50,8 +60,14 @@ PRESETS: dict[str, tuple[str, HarmonyVAETraining]] = {
         "SPEC §3: all iHarmony4, 256 px, AdamW, lr 1e-4 after 2 % warm-up, 10 epochs, EMA 0.999, squared error",
         HarmonyVAETraining(
             data=DataConfig(size=256, workers=8),
-            optim=OptimConfig(learning_rate=1e-4, epochs=10, batch_size=32),
+            optim=OptimConfig(
+                learning_rate=1e-4, schedule="constant_with_warmup", warmup=0.02, weight_decay=0.0, betas=(0.9, 0.999),
+                ema_decay=0.999, epochs=10, batch_size=32,
+            ),
             run=RunConfig(out=Path("runs/harmony-vae")),
+            direction="harmonize",
+            trainable="encoder_and_decoder",
+            loss="squared",
         ),
     ),
     "tiny": (
@@ -108,6 +124,15 @@ class HarmonyVAETask(Task):
         unet = self._unet[0].to(condition_image.device)
         return sample_latents(unet, condition_latent, mask_to_latent(mask, condition_latent.shape[2:]), generator=generators) / scale
 
+    def frozen(self) -> list[torch.nn.Module]:
+        return [unet for unet in self._unet if unet is not None]
+
+    def measure(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """`psnr` of the conditional decode of the target's own latents."""
+        condition_image, target = condition_and_target(batch, self.config.direction)
+        latent = self.vae.encode(target).latent_dist.mode()
+        return {"psnr": psnr(self.vae.decode(latent, self.vae.encode_condition(condition_image, batch["mask"])).sample, target)}
+
     def sheet(self) -> torch.Tensor:
         """Rows: composite, mask, plain decode, conditional decode, real image."""
         from torchvision.utils import make_grid
@@ -123,29 +148,26 @@ class HarmonyVAETask(Task):
         save_harmony_vae(self.vae, path, direction=self.config.direction, training=training, dtype=torch.float32)
 
 
-def load_start(path: Path | None) -> HarmonyVAE:
-    """The Harmony-VAE to train: one to train further, or a fresh one over a plain VAE. Raises: ValueError for None or others."""
-    if path is None:
-        raise ValueError("init must be a VAE to begin from, got None. Pass --init FOLDER_OR_FILE.")
-    vae = load_vae(path)
-    return vae if isinstance(vae, HarmonyVAE) else HarmonyVAE.from_autoencoder_kl(vae)
-
-
-def example_batch(dataset: Dataset, count: int) -> dict[str, torch.Tensor]:
-    """The first `count` samples of the stream, stacked, for sample sheets."""
-    samples = [dataset[counter] for counter in range(count)]
-    return {name: torch.stack([sample[name] for sample in samples]) for name in ("composite", "mask", "real")}
+def example_batch(dataset: HarmonizationDataset, count: int) -> dict[str, torch.Tensor]:
+    """The first `count` samples of the stream, for sample sheets."""
+    examples = dataset.examples(count)
+    return {name: examples[name] for name in ("composite", "mask", "real")}
 
 
 def main(config: HarmonyVAETraining) -> dict[str, Any]:
-    """Train; returns checkpoint, steps and loss."""
+    """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
     check(config, {"foreground_weight": "[0, 1e6]", "latent_noise": "[0, 10]", "unet_share": "[0, 1]"})
-    vae = load_start(config.init)
-    unet = load_unet(config.unet) if config.unet else None
-    dataset = HarmonizationDataset(config.data, config.run.seed)
-    prepare(config)
+    vae = start_harmony_vae(config.init, config.initialization, config.run.seed)
+    unet = sampling_unet(config.unet, config.direction) if config.unet else None
+    dataset = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    validation = validation_of(config)
     if config.run.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
     task = HarmonyVAETask(vae.train(), config, example_batch(dataset, config.run.samples), unet)
+    if config.dry_run:
+        return dry_run(task, dataset, config, validation)
+    prepare(config)
     summary = {"command": "train-vae", "config": as_dict(config)}
-    return fit(task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary)
+    return fit(
+        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation
+    )

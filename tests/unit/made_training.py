@@ -1,0 +1,93 @@
+"""What the trainers' tests train on: a small data set, a small VAE, configs for runs of a few steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffharmony.harmony_vae.checkpoint import save_autoencoder
+from diffharmony.train import unet, vae
+from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
+from diffharmony.train.unet import Architecture
+
+SIDE = 40
+
+
+def make_pairs(root: Path) -> Path:
+    """A data set of six composites, in iHarmony4's layout, one name with a space and one with an umlaut."""
+    rng = np.random.default_rng(0)
+    names = []
+    for index, image in enumerate(["a1", "a2", "größe 3"]):
+        subset = root / ("HCOCO" if index < 2 else "HFlickr")
+        for folder in ("composite_images", "masks", "real_images"):
+            (subset / folder).mkdir(parents=True, exist_ok=True)
+        real = rng.integers(0, 256, (SIDE, SIDE + 8, 3), dtype=np.uint8)
+        Image.fromarray(real).save(subset / "real_images" / f"{image}.png")
+        for k in (1, 2):
+            mask = np.zeros((SIDE, SIDE + 8), np.uint8)
+            mask[5 * k : 5 * k + 12, 8:20] = 255
+            composite = np.where(mask[..., None] > 0, real // 2, real)
+            Image.fromarray(mask).save(subset / "masks" / f"{image}_{k}.png")
+            Image.fromarray(composite).save(subset / "composite_images" / f"{image}_{k}_1.png")
+            names.append(f"{subset.name}/composite_images/{image}_{k}_1.png")
+    (root / "IHD_train.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    (root / "train.jsonl").write_text("".join(json.dumps({"file_name": n, "text": ""}) + "\n" for n in names), encoding="utf-8")
+    return root
+
+
+def small_vae(seed=0):
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1, norm_num_groups=4,
+    )  # fmt: skip
+
+
+def write_vae(path: Path) -> Path:
+    save_autoencoder(small_vae(), path, dtype=torch.float32)
+    return path
+
+
+def vae_config(root, base, out, **changes):
+    config = vae.HarmonyVAETraining(
+        init=base, data=DataConfig(roots=(root,), size=32, min_crop=0.7, workers=0),
+        optim=OptimConfig(learning_rate=2e-3, batch_size=2, steps=4, ema_decay=0.5),
+        run=RunConfig(out=out, save_every=2, sample_every=2, samples=2),
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+def vae_command(root, base, out, **options) -> list[str]:
+    """A train-vae command of six short steps. options: field with __ for the dot -> value, in addition."""
+    fields = {
+        "init": base, "data.roots": root, "data.size": 32, "data.workers": 0, "optim.batch-size": 4, "optim.steps": 6,
+        "run.save-every": 3, "run.sample-every": 1000, "run.samples": 1, "run.tracker": "none", "run.out": out,
+        **{name.replace("__", ".").replace("_", "-"): value for name, value in options.items()},
+    }  # fmt: skip
+    return ["train-vae", "tiny", "--json", *(str(part) for name, value in fields.items() for part in (f"--{name}", value))]
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a finished run of train-vae: averaged and last weights."""
+    return {
+        f"{place}/{name}": tensor
+        for place in (".", "last")
+        for name, tensor in load_file(run / place / "harmony_vae.safetensors").items()
+    }
+
+
+def unet_config(root, base, out, **changes):
+    config = unet.UNetTraining(
+        vae=base, data=DataConfig(roots=(root,), size=32, workers=0),
+        optim=OptimConfig(learning_rate=2e-3, batch_size=2, steps=4, ema_decay=0.5),
+        run=RunConfig(out=out, save_every=2, sample_every=2, samples=2),
+        architecture=Architecture(block_out_channels=(32, 64), attention_levels=(False, True)), prediction_type="v_prediction",
+    )  # fmt: skip
+    return replace(config, **changes)

@@ -1,0 +1,100 @@
+"""A run's folder: one run at a time, one configuration, nothing half-written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..common.checkpoint import read_json, written_whole
+from .config import FREE, TrainingConfig, as_dict
+from .processes import on_main
+from .state import newest_state
+
+# What `written_whole` calls a file that it has not finished.
+UNFINISHED = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z]+)?")
+_LOCKS: dict[Path, FileLock] = {}
+
+
+def take(config: TrainingConfig) -> None:
+    """Hold the folder `run.out` until `let_go` or this process's end, make it, and save the config in it. In several processes the
+    first does so.
+
+    Raises: FileExistsError when the folder holds a state and `run.resume` is off; ValueError when it holds one of a run that
+    was configured otherwise; RuntimeError when another run is under way in it.
+    """
+    on_main(lambda: _take(config))
+
+
+def _take(config: TrainingConfig) -> None:
+    out = config.run.out
+    path = out / "config.json"
+    out.mkdir(parents=True, exist_ok=True)
+    hold(out)
+    try:
+        state = newest_state(out)
+        if state is not None:
+            if not config.run.resume:
+                raise FileExistsError(f"run.out must hold no state when run.resume is off, got {state}. Choose another folder, or resume.")
+            if path.is_file():
+                _check_same(_with_new_fields(read_json(path), config), as_dict(config), out)
+        clear_unfinished(out)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(as_dict(config), indent=2) + "\n", encoding="utf-8")
+    except BaseException:
+        let_go(out)
+        raise
+
+
+def hold(out: Path) -> None:
+    """Hold a run's folder, which this process may do already. The system lets go of it when this process dies."""
+    lock = _LOCKS.get(out.resolve()) or FileLock(out / ".lock")
+    try:
+        if not lock.is_locked:
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(f"run.out must be used by one run at a time, got {out}, where another is under way. Choose another folder.") from None
+    _LOCKS[out.resolve()] = lock
+
+
+def let_go(out: Path) -> None:
+    """Let go of a folder that this process holds, if it does."""
+    lock = _LOCKS.pop(out.resolve(), None)
+    if lock is not None:
+        lock.release()
+
+
+def clear_unfinished(out: Path) -> None:
+    """Remove what a run that was killed in the middle of writing left behind. The folder must be held."""
+    for folder in (out, out / "state", out / "samples", out / "last"):
+        for path in folder.glob(".*"):
+            if UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def _with_new_fields(before: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A saved config with the defaults of the fields that were not there when it was saved."""
+    filled = dict(before)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            filled[field.name] = _with_new_fields(before.get(field.name, {}), value)
+        elif field.name not in before:
+            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+            filled[field.name] = json.loads(json.dumps(default, default=str))
+    return filled
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path, prefix: str = "") -> None:
+    for name in sorted(before.keys() | now.keys()):
+        old, new, dotted = before.get(name), now.get(name), prefix + name
+        if isinstance(old, dict) and isinstance(new, dict):
+            _check_same(old, new, out, f"{dotted}.")
+        elif old != new and dotted not in FREE:
+            raise ValueError(
+                f"{dotted} must be {old!r} to go on with the run in {out}, got {new!r}. Choose another run.out, or go on with the same settings."
+            )

@@ -1,0 +1,133 @@
+"""One training in one or several processes: what accelerate is told, and what only the first process does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list, parse_flag_from_env
+
+from ..common.allocator import keep_freed_memory
+from .config import OptimConfig, RunConfig
+
+PATIENCE = timedelta(hours=6)  # the first process may encode a data set's latents while the others wait
+
+
+def processes() -> PartialState:
+    """The processes of this training, which `accelerate launch` or torchrun started: index, number, device."""
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    return PartialState(cpu=cpu, timeout=PATIENCE) if "LOCAL_RANK" in os.environ else PartialState(cpu=cpu)
+
+
+def on_main(call: Callable[[], Any]) -> Any:
+    """Run `call` in the first process. Every process returns what it returned, or raises what it raised."""
+    state = processes()
+    outcome: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            outcome[0] = call()
+        except Exception as error:
+            if state.num_processes == 1:
+                raise
+            outcome[1] = error
+    if state.num_processes > 1:
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+@contextmanager
+def accelerated(optim: OptimConfig, run: RunConfig) -> Iterator[Accelerator]:
+    """The accelerator of one training; another training may follow in this process.
+
+    Raises: ValueError for what this machine, or accelerate's own configuration, does not go together with.
+    """
+    check_accelerate(run)
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    processes()
+    _forget_settings()
+    accelerator = Accelerator(
+        mixed_precision=run.mixed_precision,
+        # given as a plugin, since accelerate's own configuration would overrule a plain number
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=optim.accumulation, sync_with_dataloader=False),
+        log_with=None if run.tracker == "none" else run.tracker,
+        project_dir=run.out,
+        # normalisation here keeps no running statistics: there are no buffers to send round each step
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    try:
+        _check_sharding(accelerator)
+        yield accelerator
+        # not end_training, which would end the processes' connection too: another training may follow
+        for tracker in accelerator.trackers:
+            tracker.finish()
+    finally:
+        _forget_settings()
+
+
+def check_accelerate(run: RunConfig) -> None:
+    """Check `run` against this machine and against what accelerate's own configuration has put into the environment.
+
+    Raises: ValueError for half precision without a GPU, another precision than `accelerate launch` was told, DeepSpeed, FSDP of
+    version 1, or FSDP without GPUs.
+    """
+    if run.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("run.mixed_precision must be no or bf16 on a CPU, got fp16. Leave it out, or run on a GPU.")
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if told not in ("no", run.mixed_precision):
+        raise ValueError(
+            f"run.mixed_precision must be accelerate's own {told!r}, got {run.mixed_precision!r}. Pass --run.mixed-precision {told}, or "
+            "take it out of accelerate's configuration."
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "accelerate's configuration must not name DeepSpeed, which keeps weights and optimizer where an exact resume cannot reach "
+            "them. Choose FSDP with fsdp_version 2, which shards the same, or plain multi-GPU."
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        version = os.environ.get("FSDP_VERSION", "1")
+        if version != "2":
+            raise ValueError(f"fsdp_version must be 2 in accelerate's configuration, got {version}. Set it there.")
+        if not torch.cuda.is_available():
+            raise ValueError("FSDP must run on GPUs (accelerate ignores it on CPUs), got none. Launch with --cpu --num_processes N instead.")
+
+
+def _check_sharding(accelerator: Accelerator) -> None:
+    if accelerator.distributed_type not in (
+        DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP,
+    ):  # fmt: skip
+        raise ValueError(
+            f"accelerate must run this on one process, several CPUs, several GPUs or FSDP, got {accelerator.distributed_type.value}. "
+            "Choose one of these in its configuration."
+        )
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether each process holds a part of the weights only."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def agreed_path(path: Path | None) -> Path | None:
+    """A file that the first process chose, once every process sees it. Raises: ValueError where one does not."""
+    state = processes()
+    found = torch.tensor(int(path is None or path.is_file()), device=state.device)
+    if state.num_processes > 1:
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
+    if not found:
+        raise ValueError(f"run.out must be a folder that every process sees, got {path}, which one does not. Choose a shared folder.")
+    return path
+
+
+def _forget_settings() -> None:
+    """accelerate keeps precision and accumulation of the first Accelerator of a process for all later ones."""
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
