@@ -29,8 +29,10 @@ COMMANDS = {
     "convert": Command(".diffusion.cli", "ConvertConfig", "run_convert", "the authors' archive or diffusers folders to our files"),
     "train-vae": Command(".train.vae", "PRESETS", "main", "train a Harmony-VAE"),
     "train-unet": Command(".train.unet", "PRESETS", "main", "train a harmonization or inverse UNet"),
+    "train-refinement": Command(".train.refinement", "PRESETS", "main", "train a refinement stage"),
     "train-autoencoder": Command(".train.autoencoder", "PRESETS", "main", "train a small plain VAE to start from"),
     "evaluate": Command(".evaluation.cli", "EvaluateConfig", "run_evaluate", "measure folders of harmonized images"),
+    "reproduce": Command(".evaluation.reproduce.cli", "ReproduceConfig", "run_reproduce", "the paper's tables and figures, ours beside them"),
 }
 # Our errors are of these kinds (DESIGN.md, style) and get one line. Anything else is a defect and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
@@ -98,11 +100,13 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     kind, prog = getattr(module, command.config), f"diffharmony {name}"
     if isinstance(kind, dict):
         config = tyro.extras.overridable_config_cli(kind, args=arguments, prog=prog, description=module.__doc__)
+        config = config.settled(arguments)
     else:
         # tyro's own reading of a docstring drops its examples
         config = tyro.cli(kind, args=arguments, prog=prog, description=inspect.getdoc(kind))
     result = getattr(module, command.main)(config)
-    if isinstance(result, dict) and getattr(config, "json", False):
+    first_process = os.environ.get("RANK", "0") == "0"
+    if isinstance(result, dict) and getattr(config, "json", False) and first_process:
         print(json.dumps(result))
     return 0
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..common.images import eight_bit, open_image
-from ..train.data import read_list
-from .metrics import RANGES, SIZE, Measurement, find_convention, measure, range_of, summarize
+from ..train.data import Pair, read_list
+from .baselines import BASELINES
+from .comparison import LEVEL, RESAMPLES, compare, intervals
+from .conventions import Convention, Side, find_convention
+from .folders import PROBLEMS, PredictionFolder, names_of, read_picture, size_fits
+from .metrics import RANGES, SIZE, Measurement, Target, foreground_box, measure_target, range_of, summarize, to_side
 
-SUFFIXES = (".png", ".jpg")
-PROBLEMS = ("missing", "unreadable", "wrong_size")
+Outcome = Measurement | str  # a member of PROBLEMS where there is nothing to measure
 
 
 def evaluate(
@@ -26,130 +32,250 @@ def evaluate(
     real_background: bool | None = None,
     *,
     size: int | None = SIZE,
+    baselines: Sequence[str] = (),
+    workers: int | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+    cases: int = 6,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measure folders of harmonized images.
+    """Measure folders of harmonized images, and compare them.
 
-    data: folder in iHarmony4's layout. list_file: its list, by name in `data` or by path. predictions: one folder or
-    several; a prediction bears its composite's stem and ends in .png or .jpg (.png is taken where both exist). It has its
-    real image's size, or that shape at another size, or is a square, and is not smaller than what it is measured at.
-    convention: a key of metrics.CONVENTIONS. real_background: lay the real image's background over the prediction first;
-    None does as the convention does. size: the side that is measured at; None takes each image's own.
-    Returns: JSON-able. "predictions" lists, per folder: "overall", "subsets" {name: ...} and "ranges" {"0-5", "5-15",
-    "15-100": ...} (foreground share in per cent, at the measured size), each {"PSNR", "MSE", "fMSE", "bMSE", "count"};
-    "missing", "unreadable" and "wrong_size", names of predictions that no figure includes; and "without_foreground",
-    names whose mask is empty at the measured size: fMSE leaves them out. The first folder's "overall", "subsets" and
-    "ranges" stand at the top as well.
-    Raises: ValueError for an unknown convention, no folder, a folder none of whose predictions can be measured, or a
-    damaged data set; FileNotFoundError for a missing folder, list or data file.
+    data: folder in iHarmony4's layout. list_file: its list, by name in `data` or by path. predictions: folders, see
+    folders.PredictionFolder. A prediction has its real image's size, or that shape at another size, or is a square, and is not
+    smaller than what it is measured at. convention: a key of CONVENTIONS. real_background: lay the real image's background over
+    the prediction first; None does as the convention does. size: the side that is measured at; None takes each image's own.
+    baselines: keys of baselines.BASELINES, measured after the folders. workers: threads, None for one per available core; they
+    change no figure. resamples, seed: of the bootstrap intervals; 0 resamples leave them out. out: folder to write a report to
+    (see report.write_report), whole or not at all. cases: worst and best images that the report's page shows, of each figure.
+    Returns: JSON-able. "predictions" lists, per folder and then per baseline: "label", "folder" or "baseline", "overall", "subsets"
+    {name: ...} and "ranges" {"0-5", "5-15", "15-100": ...} (foreground share in per cent, at the measured size), each {"PSNR",
+    "MSE", "fMSE", "bMSE", "count"}; "intervals" of the overall figures; "missing", "unreadable", "wrong_size" and "extra", names
+    that no figure includes; "without_foreground" and "without_psnr", names that those figures leave out. "comparisons" holds the
+    paired differences of every two (see comparison.compare). "overall", "subsets" and "ranges" of the first stand at the top too.
+    Raises: ValueError for options that do not fit, no folder, one none of whose predictions can be measured, or a damaged data
+    set; FileNotFoundError for a missing folder, list or data file.
     Source: SPEC §7, §8; DESIGN.md "Contracts".
     """
-    rules = find_convention(convention)
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise ValueError(f"size must be a whole number of at least 1, or the images' own, got {size!r}. Published figures are measured at {SIZE}.")
-    folders = [Path(predictions)] if isinstance(predictions, (str, os.PathLike)) else [Path(folder) for folder in predictions]
-    if not folders:
-        raise ValueError("predictions must be at least one folder, got none. Pass the folders to measure.")
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"predictions folder {folder.name!r} must exist, looked in {folder.parent.resolve()}. Check the path.")
-    root = Path(data)
-    if (root / list_file).is_file():
-        pairs = read_list(root, str(list_file))
-    elif Path(list_file).is_file():
-        pairs = read_list(root, str(Path(list_file).resolve()))
-    else:
-        raise FileNotFoundError(f"list file {str(list_file)!r} must exist, looked in {root.resolve()} and {Path.cwd()}. Check data and list.")
-    if real_background is None:
-        real_background = rules.real_background
+    find_convention(convention)
+    to_side(size)
+    for name, value, least in (("workers", workers, 1), ("resamples", resamples, 0), ("cases", cases, 1)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}. Leave it out for the default.")
+    folders = [predictions] if isinstance(predictions, (str, os.PathLike)) else list(predictions)
+    methods = _methods([Path(folder) for folder in folders], list(baselines))
+    if out is not None:
+        from .report import check_out
 
-    results = [_FolderResult(folder) for folder in folders]
-    for result in results:
-        if not any(result.find(pair.composite.stem) for pair in pairs):
+        check_out(Path(out))
+    pairs = _read_pairs(Path(data), list_file)
+    evaluation = Evaluation(str(data), str(list_file), convention, real_background, size, pairs, methods, workers or available_cores())
+    for method in methods:
+        method.find(pairs, evaluation.names)
+    evaluation.measure(progress)
+    result = evaluation.result(resamples, seed, progress)
+    if out is not None:
+        from .report import write_report
+
+        write_report(evaluation, result, Path(out), cases=cases, progress=progress)
+    return result
+
+
+@dataclass
+class Method:
+    """One folder of predictions or one baseline, and what came of it. Lists are in the order of the data set's list."""
+
+    label: str
+    folder: Path | None = None
+    baseline: str | None = None
+    files: list[Path | None] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    def find(self, pairs: Sequence[Pair], names: Sequence[str]) -> None:
+        """Fill `files`. Raises: ValueError for a folder that holds none of them."""
+        if self.folder is None:
+            self.files = [pair.composite if pair.composite.is_file() else None for pair in pairs]
+            return
+        found, self.extra = PredictionFolder(self.folder).match(pairs)
+        self.files = [None if name is None else self.folder / name for name in found]
+        if not any(found):
             raise ValueError(
-                f"{result.folder} must hold predictions named like the composites, {pairs[0].composite.stem}.png or .jpg for the "
+                f"{self.folder} must hold predictions named like the composites, {pairs[0].composite.stem}.png or .jpg for the "
                 f"first, got none of the {len(pairs)}. Check folder and list."
             )
-    for pair in tqdm(pairs, desc="Measuring", unit="image", disable=not progress):
-        real, mask = _open(pair.real), _open(pair.mask)
-        for result in results:
-            prediction = result.read(pair.composite.stem, real.size, size)
-            if prediction is not None:
-                measurement = measure(prediction, real, mask, convention, size=size, real_background=real_background)
-                result.add(pair.composite.stem, pair.subset, measurement)
-    tables = [result.tables() for result in results]
-    return {
-        "command": "evaluate",
-        "convention": convention,
-        "real_background": real_background,
-        "size": size,
-        "data": str(data),
-        "list": str(list_file),
-        **{key: tables[0][key] for key in ("overall", "subsets", "ranges")},
-        "predictions": tables,
-    }
 
-
-class _FolderResult:
-    """The figures of one folder as they come in, and what could not be measured."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.measured: list[tuple[str, Measurement]] = []
-        self.problems: dict[str, list[str]] = {name: [] for name in PROBLEMS}
-        self.without_foreground: list[str] = []
-
-    def find(self, stem: str) -> Path | None:
-        return next((path for path in (self.folder / (stem + suffix) for suffix in SUFFIXES) if path.is_file()), None)
-
-    def read(self, stem: str, real_size: tuple[int, int], size: int | None) -> Image.Image | None:
-        """The prediction of that stem, or None after noting why there is none."""
-        path = self.find(stem)
+    def picture(self, index: int, real: Image.Image, mask: Image.Image, size: int | None) -> Image.Image | str:
+        """The prediction for image `index`, or which of PROBLEMS there is."""
+        path = self.files[index]
         if path is None:
-            self.problems["missing"].append(stem)
-            return None
+            return "missing"
         try:
-            prediction = _open(path).convert("RGB")
+            found = read_picture(path)
         except (OSError, ValueError):
-            self.problems["unreadable"].append(path.name)
-            return None
-        if not _size_fits(prediction.size, real_size, size):
-            self.problems["wrong_size"].append(path.name)
-            return None
-        return prediction
+            return "unreadable"
+        if not size_fits(found.size, real.size, size):
+            return "wrong_size"
+        if self.baseline in (None, "composite"):
+            return found
+        if found.size != mask.size:
+            return "wrong_size"
+        return Image.fromarray(BASELINES[self.baseline](np.asarray(found.convert("RGB")), np.asarray(mask.convert("L")) >= 128))
 
-    def add(self, stem: str, subset: str, measurement: Measurement) -> None:
-        self.measured.append((subset, measurement))
-        if measurement.foreground == 0:
-            self.without_foreground.append(stem)
+    def file_name(self, index: int) -> str:
+        path = self.files[index]
+        return "" if path is None else path.name if self.folder is None else path.relative_to(self.folder).as_posix()
 
-    def tables(self) -> dict[str, Any]:
-        if not self.measured:
-            counts = ", ".join(f"{len(names)} {kind.replace('_', ' ')} (first: {names[0]})" for kind, names in self.problems.items() if names)
-            raise ValueError(f"{self.folder} must hold predictions that can be measured, got {counts}. Write them again.")
-        subsets = sorted({subset for subset, _ in self.measured})
-        every = [measurement for _, measurement in self.measured]
+
+@dataclass
+class Evaluation:
+    """One run: what is measured, how, and per method and image what came of it."""
+
+    data: str
+    list_file: str
+    convention: str
+    real_background: bool | None
+    size: int | None
+    pairs: list[Pair]
+    methods: list[Method]
+    workers: int
+    names: list[str] = field(init=False)
+
+    def __post_init__(self):
+        self.names = names_of(self.pairs)
+        if self.real_background is None:
+            self.real_background = find_convention(self.convention).real_background
+
+    def measure(self, progress: bool) -> None:
+        """Fill every method's outcomes. The composites of one real image are one piece of work: it is read and resized once."""
+        pieces: dict[Path, list[int]] = {}
+        for index, pair in enumerate(self.pairs):
+            pieces.setdefault(pair.real, []).append(index)
+        for method in self.methods:
+            method.outcomes = ["missing"] * len(self.pairs)
+        # threads: Pillow and numpy let go of the interpreter's lock while they work, and nothing need be sent to and fro
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            futures = [pool.submit(self._measure_piece, indices) for indices in pieces.values()]
+            with tqdm(total=len(self.pairs), desc="Measuring", unit="image", disable=not progress, dynamic_ncols=True) as bar:
+                for future in as_completed(futures):
+                    for index, outcomes in future.result().items():
+                        for method, outcome in zip(self.methods, outcomes):
+                            method.outcomes[index] = outcome
+                        bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _measure_piece(self, indices: list[int]) -> dict[int, list[Outcome]]:
+        rules, side = find_convention(self.convention), to_side(self.size)
+        real = read_picture(self.pairs[indices[0]].real)
+        targets: dict[Path, tuple[Image.Image, Target]] = {}
+        found: dict[int, list[Outcome]] = {}
+        for index in indices:
+            path = self.pairs[index].mask
+            if path not in targets:
+                mask = read_picture(path)
+                if side is None and mask.size != real.size:
+                    raise ValueError(
+                        f"{path} must have its real image's size {real.size}, got {mask.size}. Mend the data set, or pass a size."
+                    )
+                targets[path] = mask, self._target(real, mask, rules, side)
+            mask, target = targets[path]
+            pictures = [method.picture(index, real, mask, self.size) for method in self.methods]
+            found[index] = [
+                one if isinstance(one, str) else measure_target(one, target, rules, self.size, self.real_background) for one in pictures
+            ]
+        return found
+
+    def _target(self, real: Image.Image, mask: Image.Image, rules: Convention, side: Side) -> Target:
+        weights = rules.mask(mask, side)
+        box = foreground_box(weights, rules, self.real_background)
+        cut = weights if box is None else weights[box[1] : box[3], box[0] : box[2]]
+        return Target(rules.image(real, side, box), cut, box, weights.size)
+
+    def result(self, resamples: int, seed: int, progress: bool) -> dict[str, Any]:
+        """What evaluate() returns. Raises: ValueError for a method of which nothing could be measured."""
+        tables = [self._table(method, resamples, seed) for method in self.methods]
+        measured = {method.label: [None if isinstance(one, str) else one for one in method.outcomes] for method in self.methods}
+        subsets = [pair.subset for pair in self.pairs]
         return {
-            "folder": str(self.folder),
-            "overall": summarize(every),
-            "subsets": {name: summarize(m for subset, m in self.measured if subset == name) for name in subsets},
-            "ranges": {name: summarize(m for m in every if range_of(m.foreground) == name) for name in RANGES},
-            **self.problems,
-            "without_foreground": self.without_foreground,
+            "command": "evaluate",
+            "convention": self.convention,
+            "real_background": self.real_background,
+            "size": self.size,
+            "data": self.data,
+            "list": self.list_file,
+            **{key: tables[0][key] for key in ("overall", "subsets", "ranges")},
+            "predictions": tables,
+            "comparisons": compare(measured, subsets, resamples=resamples, seed=seed, progress=progress) if resamples else [],
+            "bootstrap": {"resamples": resamples, "level": LEVEL, "seed": seed},
+        }
+
+    def _table(self, method: Method, resamples: int, seed: int) -> dict[str, Any]:
+        problems = {name: [] for name in PROBLEMS}
+        measured: list[tuple[int, Measurement]] = []
+        for index, outcome in enumerate(method.outcomes):
+            if isinstance(outcome, Measurement):
+                measured.append((index, outcome))
+            else:
+                problems[outcome].append(self.names[index] if outcome == "missing" else method.file_name(index))
+        problems["extra"] = method.extra
+        if not measured:
+            named = {kind: found for kind, found in problems.items() if found and kind != "extra"}
+            counts = ", ".join(f"{len(found)} {kind.replace('_', ' ')} (first: {found[0]})" for kind, found in named.items())
+            place = method.folder or method.label
+            raise ValueError(f"{place} must hold predictions that can be measured, got {counts}. Write them again.")
+
+        def means(belongs: Callable[[int, Measurement], bool]) -> dict[str, float | int | None]:
+            return summarize(item for index, item in measured if belongs(index, item))
+
+        def names(lacks: Callable[[Measurement], bool]) -> list[str]:
+            return [self.names[index] for index, item in measured if lacks(item)]
+
+        subsets = sorted({self.pairs[index].subset for index, _ in measured})
+        return {
+            "label": method.label,
+            "folder": None if method.folder is None else str(method.folder),
+            "baseline": method.baseline,
+            "overall": means(lambda index, item: True),
+            "intervals": intervals([item for _, item in measured], resamples=resamples, seed=seed) if resamples else None,
+            "subsets": {name: means(lambda index, item: self.pairs[index].subset == name) for name in subsets},
+            "ranges": {name: means(lambda index, item: range_of(item.foreground) == name) for name in RANGES},
+            **problems,
+            "without_foreground": names(lambda item: item.foreground == 0),
+            "without_psnr": names(lambda item: math.isnan(item.psnr)),
         }
 
 
-def _size_fits(found: tuple[int, int], real: tuple[int, int], size: int | None) -> bool:
-    if found == real:
-        return True
-    if size is None or min(found) < size:
-        return False
-    (width, height), (real_width, real_height) = found, real
-    # a resize rounds each side to whole pixels
-    same_shape = abs(width - height * real_width / real_height) <= 1 + real_width / real_height
-    return width == height or same_shape
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open(path: Path) -> Image.Image:
-    # as published code reads them: an EXIF orientation turns nothing
-    return eight_bit(open_image(path, upright=False))
+def _methods(folders: list[Path], baselines: list[str]) -> list[Method]:
+    """A method per folder and baseline, each with a label of its own: the folder's name, else its path."""
+    for name in baselines:
+        if name not in BASELINES:
+            raise ValueError(f"baselines must be of {', '.join(BASELINES)}, got {name!r}. Pass some of these.")
+    if not folders and not baselines:
+        raise ValueError("predictions must be at least one folder, got none. Pass the folders to measure, or a baseline.")
+    if len({folder.resolve() for folder in folders}) < len(folders) or len(set(baselines)) < len(baselines):
+        given = ", ".join([*map(str, folders), *baselines])
+        raise ValueError(f"predictions and baselines must be given once each, got {given}. Leave out what is double.")
+    spellings: tuple[Callable[[Path], str], ...] = (lambda folder: folder.name, str, lambda folder: str(folder.resolve()))
+    labels: list[str] = []
+    for spelled in spellings:
+        labels = [spelled(folder) for folder in folders]
+        if len({*labels, *baselines}) == len(labels) + len(baselines) and all(labels):
+            break
+    measured = [Method(label, folder=folder) for label, folder in zip(labels, folders)]
+    return measured + [Method(name, baseline=name) for name in baselines]
+
+
+def _read_pairs(root: Path, list_file: str | os.PathLike) -> list[Pair]:
+    if (root / list_file).is_file():
+        return read_list(root, str(list_file))
+    if Path(list_file).is_file():
+        return read_list(root, str(Path(list_file).resolve()))
+    raise FileNotFoundError(f"list file {str(list_file)!r} must exist, looked in {root.resolve()} and {Path.cwd()}. Check data and list.")

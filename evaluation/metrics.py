@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from .conventions import CONVENTIONS, Box, Convention, Errors, Side, find_convention, full_scale
+
+__all__ = [
+    "CONVENTIONS", "FIGURES", "LARGER_IS_BETTER", "RANGES", "Measurement", "Target", "foreground_box", "measure", "measure_arrays",
+    "measure_target", "psnr", "range_of", "summarize",
+]  # fmt: skip
+
 SIZE = 256  # the side that published figures are measured at
 PSNR_CAP = 100.0  # dB; two equal images have no finite PSNR, and one such would swallow a mean
 RANGES = {"0-5": (0.0, 0.05), "5-15": (0.05, 0.15), "15-100": (0.15, math.inf)}  # foreground share, per cent; upper end excluded
 FIGURES = {"PSNR": "psnr", "MSE": "mse", "fMSE": "fmse", "bMSE": "bmse"}
+LARGER_IS_BETTER = ("PSNR",)
 
 
 @dataclass(frozen=True)
 class Measurement:
     """Figures of one image: floats; pixel values count 0..255, errors are squared, PSNR is in dB and at most PSNR_CAP.
 
-    fmse is NaN where the mask has no foreground, bmse where it has no background. foreground: share of the image, 0..1.
+    fmse is NaN where the mask has no foreground, bmse where it has no background, psnr where the convention's peak is 0 (a
+    black real image, a prediction of one colour). foreground: share of the image, 0..1.
     """
 
     psnr: float
@@ -28,23 +37,10 @@ class Measurement:
     bmse: float
     foreground: float
 
-
-@dataclass(frozen=True)
-class Convention:
-    """One row of SPEC §8's table. A convention is what these functions do; nothing else depends on its name.
-
-    image: an RGB picture and (width, height), or None for its own size -> [h, w, 3] float64, 0..255.
-    mask: a mask picture as its file holds it, and the same -> [h, w] float64, 0..1.
-    peak: prediction and real [h, w, 3] -> the PSNR's peak.
-    region_error: squared errors [h, w, 3] and weights [h, w] 0..1 -> mean squared error of that region, NaN for an empty one.
-    real_background: whether the real image's background is pasted in unless the caller says otherwise.
-    """
-
-    image: Callable[[Image.Image, tuple[int, int] | None], np.ndarray]
-    mask: Callable[[Image.Image, tuple[int, int] | None], np.ndarray]
-    peak: Callable[[np.ndarray, np.ndarray], float]
-    region_error: Callable[[np.ndarray, np.ndarray], float]
-    real_background: bool
+    def figures(self) -> dict[str, float | None]:
+        """{"PSNR": ..., "MSE": ..., "fMSE": ..., "bMSE": ...}, None for NaN."""
+        values = {figure: getattr(self, field) for figure, field in FIGURES.items()}
+        return {figure: None if math.isnan(value) else value for figure, value in values.items()}
 
 
 def measure(
@@ -59,38 +55,30 @@ def measure(
     """Measure a harmonized picture against the real one.
 
     prediction, real: PIL pictures of any mode. mask: PIL picture, white = foreground. With a `size` they may differ in size.
-    size: the square side that all three are brought to; None measures them as they are. real_background: lay the real
-    image's background over the prediction first; None does as the convention does.
+    convention: a key of CONVENTIONS. size: the square side that all three are brought to; None measures them as they are.
+    real_background: lay the real image's background over the prediction first; None does as the convention does.
     Raises: ValueError for an unknown convention or size, or pictures of different sizes where `size` is None.
     Source: SPEC §8.
     """
     rules = find_convention(convention)
-    if size is None:
-        if not prediction.size == real.size == mask.size:
-            raise ValueError(
-                "prediction, real image and mask must have one size to be measured at their own, got "
-                f"{prediction.size}, {real.size}, {mask.size}. Pass a size, or resize them first."
-            )
-        side = None
-    elif not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"size must be a whole number of at least 1, or None for the pictures' own, got {size!r}. Published figures are measured at {SIZE}.")
-    else:
-        side = (size, size)
+    side = to_side(size)
+    if side is None and not prediction.size == real.size == mask.size:
+        raise ValueError(
+            "prediction, real image and mask must have one size to be measured at their own, got "
+            f"{prediction.size}, {real.size}, {mask.size}. Pass a size, or resize them first."
+        )
     return measure_arrays(
-        rules.image(prediction, side),
-        rules.image(real, side),
-        rules.mask(mask, side),
-        convention,
-        real_background=rules.real_background if real_background is None else real_background,
+        rules.image(prediction, side), rules.image(real, side), rules.mask(mask, side), convention, real_background=real_background
     )
 
 
 def measure_arrays(
-    prediction: np.ndarray, real: np.ndarray, mask: np.ndarray, convention: str = "diffharmony", *, real_background: bool = True
+    prediction: np.ndarray, real: np.ndarray, mask: np.ndarray, convention: str = "diffharmony", *, real_background: bool | None = None
 ) -> Measurement:
     """Measure arrays that are already in the convention's form.
 
-    prediction, real: [H, W, 3], any real dtype, 0..255. mask: [H, W], 0..1 or bool.
+    prediction, real: [H, W, 3], any real dtype, 0..255. mask: [H, W], 0..1 or bool. real_background: as in `measure`.
+    Sums of 8-bit values are exact, so equal images give equal figures in any order and on any number of threads.
     Raises: ValueError for an unknown convention or other shapes. Source: SPEC §8.
     """
     rules = find_convention(convention)
@@ -100,31 +88,75 @@ def measure_arrays(
         raise ValueError(f"prediction must have the real image's shape {list(real.shape)}, got {list(prediction.shape)}. Resize it first.")
     if mask.shape != real.shape[:2]:
         raise ValueError(f"mask must have the real image's size {list(real.shape[:2])}, got {list(mask.shape)}. Resize it first.")
-    prediction, real, mask = (array.astype(np.float64) for array in (prediction, real, mask))
+    if real_background is None:
+        real_background = rules.real_background
+    return _measure(prediction, real, mask, rules, real_background, mask.size)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A real image and its mask, ready to measure any number of predictions against.
+
+    real: [h, w, 3], weights: [h, w], both in the convention's form, or cut to `box` where nothing beyond it can differ.
+    pixels: of the whole image at the measured size.
+    """
+
+    real: np.ndarray
+    weights: np.ndarray
+    box: Box | None
+    pixels: int
+
+
+def foreground_box(weights: np.ndarray, rules: Convention, real_background: bool) -> Box | None:
+    """The box outside of which no prediction can differ from the real image: the mask's, where the real background is pasted in.
+
+    None for the whole image, also where the PSNR's peak asks for it, or the mask is empty.
+    """
+    if not real_background or rules.peak is not full_scale:
+        return None
+    rows, columns = np.flatnonzero(weights.any(axis=1)), np.flatnonzero(weights.any(axis=0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
+
+
+def measure_target(prediction: Image.Image, target: Target, rules: Convention, size: int | None, real_background: bool) -> Measurement:
+    """As `measure`, of a target that is ready."""
+    return _measure(rules.image(prediction, to_side(size), target.box), target.real, target.weights, rules, real_background, target.pixels)
+
+
+def _measure(
+    prediction: np.ndarray, real: np.ndarray, mask: np.ndarray, rules: Convention, real_background: bool, pixels: int
+) -> Measurement:
+    working = np.result_type(prediction, real, np.float32)  # three squares of 8-bit values fit float32 exactly
     if real_background:
-        weight = mask[..., None]
-        prediction = weight * prediction + (1 - weight) * real
-    squared = (prediction - real) ** 2
-    mse = float(squared.mean())
+        prediction = _paste(prediction, real, mask)
+    prediction = rules.levels(prediction)
+    difference = np.subtract(prediction, real, dtype=working)
+    squared = np.einsum("hwc,hwc->hw", difference, difference)
+    inside = float(np.multiply(squared, mask).sum(dtype=np.float64))
+    outside = float(np.multiply(squared, 1 - mask.astype(working)).sum(dtype=np.float64))
+    errors = Errors(float(squared.sum(dtype=np.float64)), inside, float(mask.sum(dtype=np.float64)), pixels)
+    mse = rules.mse(errors)
     return Measurement(
         psnr=psnr(mse, rules.peak(prediction, real)),
         mse=mse,
-        fmse=rules.region_error(squared, mask),
-        bmse=rules.region_error(squared, 1 - mask),
-        foreground=float(mask.mean()),
+        fmse=rules.fmse(errors),
+        bmse=outside / (3 * (pixels - errors.area)) if errors.area < pixels else math.nan,
+        foreground=errors.area / pixels,
     )
 
 
+def _paste(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    if mask.dtype == bool:
+        return np.where(mask[..., None], prediction, real)
+    weight = mask[..., None]
+    return weight * prediction + (1 - weight) * real
+
+
 def psnr(mse: float, peak: float = 255.0) -> float:
-    """10 log10(peak² / mse) in dB, at most PSNR_CAP (which equal images get)."""
+    """10 log10(peak² / mse) in dB, at most PSNR_CAP (which equal images get); NaN for a peak of 0."""
+    if peak == 0:
+        return math.nan
     return PSNR_CAP if mse == 0 else min(PSNR_CAP, 10 * math.log10(peak**2 / mse))
-
-
-def find_convention(name: str) -> Convention:
-    """Raises: ValueError for a name that is not in CONVENTIONS, with those that are."""
-    if name not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {name!r}. Pass one of these.")
-    return CONVENTIONS[name]
 
 
 def summarize(measurements: Iterable[Measurement]) -> dict[str, float | int | None]:
@@ -146,30 +178,13 @@ def range_of(foreground: float) -> str:
     return next(name for name, (low, high) in RANGES.items() if low <= foreground < high)
 
 
-def _pil_bilinear(image: Image.Image, side: tuple[int, int] | None) -> np.ndarray:
-    # Pillow's own bilinear filter widens with the reduction, which is what others call antialias; it rounds to 8 bits
-    image = image.convert("RGB")
-    if side not in (None, image.size):
-        image = image.resize(side, Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.float64)
-
-
-def _pil_two_level(image: Image.Image, side: tuple[int, int] | None) -> np.ndarray:
-    image = image.convert("1")  # dithers grey
-    if side not in (None, image.size):
-        image = image.resize(side, Image.Resampling.NEAREST)  # Pillow resizes this mode in no other way
-    return np.asarray(image, dtype=np.float64)
-
-
-def _full_scale(prediction: np.ndarray, real: np.ndarray) -> float:
-    return 255.0
-
-
-def _region_mean(squared: np.ndarray, weights: np.ndarray) -> float:
-    total = weights.sum()
-    return float((squared * weights[..., None]).sum() / (squared.shape[2] * total)) if total > 0 else math.nan
-
-
-CONVENTIONS: dict[str, Convention] = {
-    "diffharmony": Convention(_pil_bilinear, _pil_two_level, _full_scale, _region_mean, real_background=True),
-}
+def to_side(size: int | None) -> Side:
+    """(size, size), or None for None. Raises: ValueError for anything but a whole number of at least 1."""
+    if size is None:
+        return None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(
+            f"size must be a whole number of at least 1, or None for the images' own, got {size!r}. "
+            f"Published figures are measured at {SIZE}."
+        )
+    return size, size

@@ -1,13 +1,17 @@
 """evaluate() and its command: folders of predictions against a small data set in iHarmony4's layout."""
 
+import csv
 import json
+import unicodedata
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffharmony.__main__ import main
-from diffharmony.evaluation import evaluate, measure
+from diffharmony.evaluation import BASELINES, CONVENTIONS, colour_transfer, evaluate, measure, summarize
+from diffharmony.evaluation.cli import EvaluateConfig
 from diffharmony.train.config import DataConfig
 from diffharmony.train.data import HarmonizationDataset
 
@@ -124,8 +128,14 @@ def test_a_16_bit_mask_counts_as_the_same_mask_in_8_bits(tmp_path):
 def test_what_cannot_be_evaluated_is_refused(root, tmp_path):
     with pytest.raises(ValueError, match="size must be a whole number of at least 1.*got 0"):
         evaluate(root, predictions=root / "good", size=0)
-    with pytest.raises(ValueError, match="convention must be one of diffharmony, got 'pctnet'"):
-        evaluate(root, predictions=root / "good", convention="pctnet")
+    with pytest.raises(ValueError, match="convention must be one of diffharmony, .*, got 'ours'"):
+        evaluate(root, predictions=root / "good", convention="ours")
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 1, got 0"):
+        evaluate(root, predictions=root / "good", workers=0)
+    with pytest.raises(ValueError, match="baselines must be of composite, colour_transfer, got 'best'"):
+        evaluate(root, baselines=["best"])
+    with pytest.raises(ValueError, match="given once each"):
+        evaluate(root, predictions=[root / "good", root / "bad" / ".." / "good"])
     with pytest.raises(ValueError, match="at least one folder"):
         evaluate(root)
     with pytest.raises(FileNotFoundError, match="predictions folder 'nowhere' must exist"):
@@ -144,9 +154,152 @@ def test_the_command_prints_a_table_or_json(root, capsys):
                "--convention", "diffharmony", "--no-real-background"]  # fmt: skip
     assert main([*command, "--json"]) == 0
     printed = capsys.readouterr()
-    result = json.loads(printed.out)
+    result = json.loads(printed.out.splitlines()[-1])
     assert result["real_background"] is False and result["overall"]["count"] == 4
-    assert "1 missing" in printed.err and "c1_1_1" in printed.err and "15-100 %" in printed.err
+    assert "1 missing" in printed.err and "c1_1_1" in printed.err and "15-100 %" in printed.err and "bad - good" in printed.err
     assert main(command) == 0 and "fMSE" in capsys.readouterr().out
-    assert main([*command[:-2], "is2am"]) == 1
-    assert "convention must be one of diffharmony, got 'is2am'" in capsys.readouterr().err
+    for switches, expected in (([], False), (["--real-background"], True)):
+        assert main([*command[:-3], "--convention", "is2am", *switches, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["convention"], result["real_background"]) == ("is2am", expected)
+    assert main([*command, "--real-background"]) == 1 and "got both" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command[:-3], "--convention", "ours"])
+
+
+def test_the_command_knows_every_convention_and_baseline():
+    hints = get_type_hints(EvaluateConfig)
+    assert get_args(hints["convention"]) == tuple(CONVENTIONS)
+    assert get_args(get_args(hints["baselines"])[0]) == tuple(BASELINES)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_each_convention_reaches_the_figures(root, convention):
+    for pasted in (None, True, False):
+        result = evaluate(root, predictions=root / "good", convention=convention, real_background=pasted, resamples=0, progress=False)
+        expected = [measured(root, root / "good", number, convention, pasted) for number in range(4)]
+        for figure, value in summarize(expected).items():
+            assert result["overall"][figure] == pytest.approx(value, rel=1e-9), (figure, pasted)
+
+
+def measured(root, folder, number, convention="diffharmony", pasted=None):
+    subset, stem, _ = COMPOSITES[number]
+    image, mask, _ = stem.split("_")
+    prediction = next(folder.glob(f"{stem}.*"))
+    parts = prediction, root / subset / f"real_images/{image}.jpg", root / subset / f"masks/{image}_{mask}.png"
+    return measure(*map(Image.open, parts), convention, real_background=pasted)
+
+
+def test_any_number_of_workers_gives_the_same(root, tmp_path):
+    """Composites that share a photograph lie apart in the list: f1 is first and third."""
+    names = [f"{subset}/composite_images/{stem}.jpg" for subset, stem, _ in COMPOSITES]
+    (tmp_path / "list.txt").write_text("\n".join([names[2], names[0], names[3], names[1]]))
+    results = []
+    for workers in (1, 2, 5):
+        out = tmp_path / str(workers)
+        results.append(evaluate(root, tmp_path / "list.txt", root / "good", workers=workers, out=out, cases=1, progress=False))
+        assert (out / "images.csv").read_bytes() == (tmp_path / "1" / "images.csv").read_bytes()
+    assert results[0] == results[1] == results[2]
+    with (tmp_path / "1" / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["f1_1_1", "c1_1_1", "f1_2_1", "c2_1_1"]
+    assert float(rows[1]["fMSE"]) == pytest.approx(measured(root, root / "good", 0).fmse)
+
+
+def test_baselines_are_measured_after_the_folders(root):
+    result = evaluate(root, predictions=root / "good", baselines=["composite", "colour_transfer"], progress=False)
+    assert [table["label"] for table in result["predictions"]] == ["good", "composite", "colour_transfer"]
+    copied = evaluate(root, "test.jsonl", root / "HCOCO" / "composite_images", progress=False)["overall"]
+    alone = evaluate(root, "test.jsonl", baselines=["composite"], progress=False)
+    assert alone["overall"] == copied and alone["predictions"][0]["baseline"] == "composite"
+    transferred = result["predictions"][2]["overall"]
+    assert transferred["count"] == 4 and transferred["fMSE"] != result["predictions"][1]["overall"]["fMSE"]
+    stem, mask = "f1_1_1", np.arange(HEIGHT)[:, None] < 40
+    composite = np.asarray(Image.open(root / "HFlickr/composite_images" / f"{stem}.jpg"))
+    expected = colour_transfer(composite, np.broadcast_to(mask, composite.shape[:2]))
+    parts = Image.open(root / "HFlickr/real_images/f1.jpg"), Image.open(root / "HFlickr/masks/f1_1.png")
+    (row,) = evaluate(root, one_line(root, stem), baselines=["colour_transfer"], progress=False)["predictions"]
+    assert row["overall"]["fMSE"] == pytest.approx(measure(Image.fromarray(expected), *parts).fmse)
+
+
+def one_line(root, stem):
+    path = root / f"{stem}.txt"
+    path.write_text(next(f"{subset}/composite_images/{name}.jpg" for subset, name, _ in COMPOSITES if name == stem))
+    return path
+
+
+def test_extra_files_and_subset_folders(root, tmp_path):
+    for subset, stem, _ in COMPOSITES:
+        place = tmp_path / (subset if subset == "HFlickr" else f"{subset}/composite_images")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.open(next((root / "good").glob(f"{stem}.*"))).save(place / f"{stem}.PNG")
+    Image.fromarray(noise(5)).save(tmp_path / "HFlickr" / "f1_1_1.jpg")
+    Image.fromarray(noise(5)).save(tmp_path / "f9_1_1.png")
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / ".f9_1_1-x1.png").write_bytes(b"")
+    result = evaluate(root, predictions=tmp_path, progress=False)
+    assert result["overall"] == evaluate(root, predictions=root / "good", progress=False)["overall"]
+    assert result["predictions"][0]["extra"] == ["HFlickr/f1_1_1.jpg", "f9_1_1.png"]  # the list's own predictions are .PNG
+
+
+def test_one_file_for_two_composites_is_refused(tmp_path):
+    for subset in ("A", "B"):
+        for folder in ("composite_images", "masks", "real_images"):
+            (tmp_path / subset / folder).mkdir(parents=True)
+        Image.fromarray(noise(1)).save(tmp_path / subset / "real_images/a.png")
+        Image.fromarray(noise(2 if subset == "A" else 3)).save(tmp_path / subset / "composite_images/a_1_1.png")
+        Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / subset / "masks/a_1.png")
+    (tmp_path / "list.txt").write_text("A/composite_images/a_1_1.png\nB/composite_images/a_1_1.png\n")
+    (tmp_path / "flat").mkdir()
+    Image.fromarray(noise(1)).save(tmp_path / "flat/a_1_1.png")
+    with pytest.raises(ValueError, match="a_1_1.png for 2 of the same name"):
+        evaluate(tmp_path, "list.txt", tmp_path / "flat", progress=False)
+    (tmp_path / "flat/a_1_1.png").unlink()
+    (tmp_path / "flat/B").mkdir()
+    Image.fromarray(noise(1)).save(tmp_path / "flat/B/a_1_1.png")
+    result = evaluate(tmp_path, "list.txt", tmp_path / "flat", progress=False)
+    assert result["predictions"][0]["missing"] == ["A/a_1_1"] and result["overall"]["MSE"] == 0
+
+
+def test_spaces_accents_and_relative_paths(root, tmp_path, monkeypatch):
+    data = tmp_path / "données réelles"
+    for folder in ("composite_images", "masks", "real_images"):
+        (data / "Sous ensemble" / folder).mkdir(parents=True)
+    place = data / "Sous ensemble"
+    stem = unicodedata.normalize("NFC", "été à_1_1")
+    Image.fromarray(noise(1)).save(place / "real_images" / f"{stem[:-4]}.jpg")
+    Image.fromarray(noise(2)).save(place / "composite_images" / f"{stem}.jpg")
+    Image.new("L", (WIDTH, HEIGHT), 255).save(place / "masks" / f"{stem[:-2]}.png")
+    predictions = tmp_path / "prédictions 漢字"
+    predictions.mkdir()
+    # as some systems write it: the accents apart from their letters
+    Image.fromarray(noise(3)).save(predictions / (unicodedata.normalize("NFD", stem) + ".png"))
+    (tmp_path / "ma liste.txt").write_text(f"Sous ensemble/composite_images/{stem}.jpg\n", encoding="utf-8")
+    (data / "ma liste.jsonl").write_text(json.dumps({"file_name": str(place / "composite_images" / f"{stem}.jpg")}) + "\n")
+    monkeypatch.chdir(tmp_path)
+    relative = evaluate("données réelles", "ma liste.txt", "prédictions 漢字", out="rapport été", cases=1, progress=False)
+    absolute = evaluate(data, "ma liste.jsonl", predictions.resolve(), progress=False)
+    assert relative["overall"] == absolute["overall"] and relative["overall"]["count"] == 1
+    assert relative["predictions"][0]["extra"] == []
+    assert stem in (tmp_path / "rapport été" / "images.csv").read_text(encoding="utf-8")
+
+
+def test_figures_without_a_peak_are_named(root, tmp_path):
+    for subset, stem, _ in COMPOSITES:
+        Image.new("RGB", (WIDTH, HEIGHT), (90, 90, 90)).save(tmp_path / f"{stem}.png")
+    result = evaluate(root, predictions=tmp_path, convention="harmonizer", progress=False)
+    assert result["predictions"][0]["without_psnr"] == [stem for _, stem, _ in COMPOSITES]
+    assert result["overall"]["PSNR"] is None and result["overall"]["count"] == 4 and result["overall"]["MSE"] > 0
+    json.dumps(result, allow_nan=False)
+
+
+def test_masks_of_another_size_need_a_size(tmp_path):
+    for folder in ("composite_images", "masks", "real_images"):
+        (tmp_path / "S" / folder).mkdir(parents=True)
+    Image.fromarray(noise(0)).save(tmp_path / "S/real_images/a.png")
+    Image.fromarray(noise(1)).save(tmp_path / "S/composite_images/a_1_1.png")
+    Image.new("L", (40, 40), 255).save(tmp_path / "S/masks/a_1.png")
+    (tmp_path / "list.txt").write_text("S/composite_images/a_1_1.png\n")
+    with pytest.raises(ValueError, match="a_1.png must have its real image's size"):
+        evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", size=None, progress=False)
+    assert evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", progress=False)["overall"]["count"] == 1

@@ -1,0 +1,100 @@
+"""Which file of a predictions folder belongs to which composite, and what was wrong with the others."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from ..common.images import IMAGE_SUFFIXES, eight_bit, open_image
+from ..train.data import Pair
+
+# In the order that they are shown. "extra" are files of the folder that no line of the list asks for; the others are predictions
+# that no figure includes.
+PROBLEMS = ("missing", "unreadable", "wrong_size", "extra")
+
+
+class PredictionFolder:
+    """The image files under a folder, by composite.
+
+    A prediction bears its composite's stem and lies in the folder, in `<subset>/` or in `<subset>/composite_images/` of it. Where
+    several suffixes exist the first of IMAGE_SUFFIXES is taken; capitals in suffixes and the two spellings of accented letters
+    (composed, decomposed) do not matter. Hidden files are left alone.
+    Raises: FileNotFoundError when there is no such folder.
+    """
+
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"predictions folder {folder.name!r} must exist, looked in {folder.parent.resolve()}. Check the path.")
+        self.folder = folder
+        self._files: dict[str, list[PurePosixPath]] = {}  # path without suffix -> the files of that name
+        for place, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in names:
+                path = PurePosixPath(Path(place, name).relative_to(folder).as_posix())
+                if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                    self._files.setdefault(_spelled(path.with_suffix("")), []).append(path)
+        for paths in self._files.values():
+            paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), str(path)))
+
+    def match(self, pairs: Sequence[Pair]) -> tuple[list[str | None], list[str]]:
+        """For each pair its prediction's path relative to the folder, or None; and the files that belong to none, sorted.
+
+        Raises: ValueError where one file would be two composites' prediction.
+        """
+        found = [self._find(pair) for pair in pairs]
+        claimed = Counter((path, pair.composite) for path, pair in zip(found, pairs) if path is not None)
+        twice = [path for path, count in Counter(path for path, _ in claimed).items() if count > 1]
+        if twice:
+            count = sum(path == twice[0] for path, _ in claimed)
+            raise ValueError(
+                f"{self.folder} must hold one prediction per composite, got {twice[0]} for {count} of the same name in several subsets. "
+                "Put each subset's predictions into a folder of the subset's name."
+            )
+        taken = {path for path, _ in claimed}
+        extra = sorted(str(path) for paths in self._files.values() for path in paths if path not in taken)
+        return [None if path is None else str(path) for path in found], extra
+
+    def _find(self, pair: Pair) -> PurePosixPath | None:
+        stem = pair.composite.stem
+        for place in (PurePosixPath(pair.subset, "composite_images"), PurePosixPath(pair.subset), PurePosixPath()):
+            paths = self._files.get(_spelled(place / stem))
+            if paths:
+                return paths[0]
+        return None
+
+
+def names_of(pairs: Sequence[Pair]) -> list[str]:
+    """What reports call each composite: its stem, with its subset before it where two composites share a stem."""
+    places = {(pair.subset, pair.composite.stem) for pair in pairs}
+    shared = {stem for stem, count in Counter(stem for _, stem in places).items() if count > 1}
+    return [f"{pair.subset}/{pair.composite.stem}" if pair.composite.stem in shared else pair.composite.stem for pair in pairs]
+
+
+def size_fits(found: tuple[int, int], real: tuple[int, int], size: int | None) -> bool:
+    """Whether a prediction (width, height) can be measured at `size`: it has the real image's size, or its shape or a square's and is
+    large enough."""
+    if found == real:
+        return True
+    if size is None or min(found) < size:
+        return False
+    (width, height), (real_width, real_height) = found, real
+    # a resize rounds each side to whole pixels
+    same_shape = abs(width - height * real_width / real_height) <= 1 + real_width / real_height
+    return width == height or same_shape
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An image of a data set or a prediction, as published code reads it: an EXIF orientation turns nothing.
+
+    Raises: FileNotFoundError, ValueError as open_image.
+    """
+    return eight_bit(open_image(path, upright=False))
+
+
+def _spelled(path: PurePosixPath) -> str:
+    return unicodedata.normalize("NFC", str(path))

@@ -1,0 +1,124 @@
+"""The paper's Figures 2 and 3, from our own data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+from ...common.checkpoint import written_whole
+from ...common.images import eight_bit, open_image
+from ...train.data import Pair, read_list
+from ..tables import markdown_table
+from .paper import FIGURE_2_PAPER, FIGURE_2_THRESHOLD, TABLES
+from .run import Setting, prediction_folder, run_table
+
+EXAMPLES = 8
+
+
+def foreground_shares(pairs: Sequence[Pair], label: str = "Reading masks", workers: int = 4) -> np.ndarray:
+    """Foreground's share of each pair's mask, [N] float64 in [0, 1]; each mask file is read once.
+
+    Raises: ValueError for a mask that cannot be read.
+    """
+    masks = list(dict.fromkeys(pair.mask for pair in pairs))
+    with ThreadPoolExecutor(workers) as pool:
+        shares = dict(zip(masks, tqdm(pool.map(_share, masks), total=len(masks), desc=label, unit="mask", delay=2)))
+    return np.array([shares[pair.mask] for pair in pairs])
+
+
+def draw_figure_2(data: Path | None, list_file: str, human_harmony: Path | None, out: Path) -> tuple[dict[str, Any], str]:
+    """The cumulative curve of each data set, as figure2.png; without `data`, of the tiny family's own sets. Source: SPEC §6."""
+    if data is None:
+        from .miniature import Miniature, make_data
+
+        folder = make_data(Miniature(), out / "miniature")
+        sets = {"tiny family, training": (folder / "train", "IHD_train.txt"), "tiny family, test": (folder / "test", "IHD_test.txt")}
+        heading = " — MINIATURE: data of our own, not the paper's"
+    else:
+        sets, heading = {"iHarmony4": (data, list_file)}, ""
+        if human_harmony is not None:
+            sets["Human Harmony"] = (human_harmony, list_file)
+    shares = {name: foreground_shares(read_list(*place), name) for name, place in sets.items()}
+    draw_cumulative(shares, out / "figure2.png", heading)
+    above = {name: float((values > FIGURE_2_THRESHOLD).mean()) for name, values in shares.items()}
+    header = ["", "images", f"share above {FIGURE_2_THRESHOLD:g}", "paper's"]
+    rows = [[name, len(values), f"{above[name]:.3f}", FIGURE_2_PAPER.get(name, "-")] for name, values in shares.items()]
+    text = f"### Figure 2: foreground share of the image{heading}\n\n{markdown_table(header, rows)}\n\nPicture: {out / 'figure2.png'}\n"
+    return {"heading": heading, "above": above, "paper": FIGURE_2_PAPER, "picture": str(out / "figure2.png")}, text
+
+
+def draw_figure_3(setting: Setting, out: Path, *, state, seed: int) -> tuple[dict[str, Any], str]:
+    """Table 1's methods on composites spread over the list, side by side, as figure3.png."""
+    table = TABLES["table1"]
+    result = run_table(table, setting, out, state=state, seed=seed)
+    if not result:
+        return {}, ""
+    pairs = setting.pairs()
+    chosen = [pairs[round(position)] for position in np.linspace(0, len(pairs) - 1, min(EXAMPLES, len(pairs)))]
+    side = (setting.kept, setting.kept)
+    columns = {name: [_open(getattr(pair, name)).convert("RGB").resize(side) for pair in chosen] for name in ("composite", "mask")}
+    for row in table.rows:
+        folder = None if row.method is None else prediction_folder(out, row, 0)
+        if folder is not None and folder.is_dir():
+            columns[row.name] = [_open(folder / f"{pair.composite.stem}.png") for pair in chosen]
+    columns["real"] = [_open(pair.real).convert("RGB").resize(side) for pair in chosen]
+    draw_examples(columns, out / "figure3.png", setting.heading)
+    text = f"### Figure 3: examples{setting.heading}\n\nPicture: {out / 'figure3.png'}\n"
+    return {"heading": setting.heading, "picture": str(out / "figure3.png"), "composites": [pair.composite.stem for pair in chosen]}, text
+
+
+def draw_cumulative(shares: dict[str, np.ndarray], path: Path, heading: str = "") -> None:
+    """Cumulative distribution of the foreground's share, one curve per data set ([N] in [0, 1] each), as PNG."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for name, values in shares.items():
+        ordered = np.sort(values)
+        above = (values > FIGURE_2_THRESHOLD).mean()
+        label = f"{name} ({len(values):,} images, {above:.0%} above {FIGURE_2_THRESHOLD:g})"
+        axes.step(np.append(0, ordered), np.append(0, np.arange(1, len(ordered) + 1) / len(ordered)), where="post", label=label)
+    axes.axvline(FIGURE_2_THRESHOLD, color="black", linewidth=0.8, linestyle=":")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="foreground's share of the image", ylabel="share of images at or below")
+    axes.set_title(f"Figure 2: foreground share{heading}", fontsize=9, wrap=True)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="lower right")
+    _save(figure, path)
+
+
+def draw_examples(columns: dict[str, Sequence[Image.Image]], path: Path, heading: str = "") -> None:
+    """One line per composite, one column per method, as PNG."""
+    lines = len(next(iter(columns.values())))
+    side, head = 1.7, 0.6  # inches
+    height = head + side * lines
+    figure = Figure(figsize=(side * len(columns), height), dpi=110)
+    for column, (title, pictures) in enumerate(columns.items()):
+        for line, picture in enumerate(pictures):
+            bottom = height - head - side * (line + 1)
+            axes = figure.add_axes([column / len(columns), bottom / height, 0.98 / len(columns), side * 0.98 / height])
+            axes.imshow(picture, interpolation="lanczos")
+            axes.set_axis_off()
+            if line == 0:
+                axes.set_title(title.replace(" (", "\n("), fontsize=7)
+    figure.text(0.01, 1 - 0.05 / height, f"Figure 3{heading}", fontsize=7, va="top")
+    _save(figure, path)
+
+
+def _share(path: Path) -> float:
+    return float((np.asarray(_open(path).convert("L")) >= 128).mean())
+
+
+def _open(path: Path) -> Image.Image:
+    return eight_bit(open_image(path, upright=False))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})

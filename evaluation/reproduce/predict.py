@@ -1,0 +1,114 @@
+"""Harmonize every composite of a list into a folder: over any number of processes, gone on with after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ...common.checkpoint import read_json, written_whole
+from ...common.images import eight_bit, open_image, pil_to_mask, pil_to_tensor, tensor_to_pil
+from ...diffusion.harmonization import harmonize
+from ...diffusion.unet import load_unet
+from ...harmony_vae import load_harmony_vae, load_vae
+from ...train.data import Pair
+from .paper import Method
+
+STEPS = 5  # SPEC §2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a folder of predictions was made with. `checkpoints` maps names to digests of the files."""
+
+    size: int
+    kept: int
+    conditional: bool
+    steps: int
+    seed: int
+    checkpoints: dict[str, str]
+
+
+def predict(
+    method: Method,
+    models: dict[str, Path],
+    pairs: list[Pair],
+    folder: Path,
+    *,
+    size: int,
+    kept: int,
+    seed: int,
+    device: torch.device,
+    rank: int = 0,
+    processes: int = 1,
+) -> None:
+    """Write `<folder>/<stem>.png` for this process's share of `pairs`; what is there already is left.
+
+    Composite and mask are brought to `size` x `size`, harmonized there (background as the models leave it: the evaluator pastes
+    the real one), and saved at `kept` x `kept` by Pillow's bilinear filter, as the evaluator would reduce it. Image i is sampled with seed + i,
+    whatever the number of processes. models: checkpoint name -> path.
+    Raises: ValueError when the folder was begun with other settings; as the loaders do. Source: SPEC §2, §8.
+    """
+    digests = {name: digest(models[name]) for name in method.models}
+    settings = Settings(size, kept, method.conditional, STEPS, seed, digests)
+    if rank == 0:
+        claim(folder, settings)
+    missing = [(index, pair) for index, pair in list(enumerate(pairs))[rank::processes] if not _path(folder, pair).is_file()]
+    if not missing:
+        return
+    vae = (load_harmony_vae if method.conditional else load_vae)(models[method.vae]).to(device)
+    unet = load_unet(models[method.unet]).to(device)
+    refinement = None
+    if method.refinement:
+        from ...refinement import load_refinement
+
+        refinement = load_refinement(models[method.refinement]).to(device)
+    for index, pair in tqdm(missing, desc=folder.name, unit="image", disable=rank > 0, dynamic_ncols=True):
+        composite = pil_to_tensor(_square(_open(pair.composite).convert("RGB"), size))
+        mask = pil_to_mask(_square(_open(pair.mask).convert("L"), size))
+        result = harmonize(
+            vae, unet, composite, mask, STEPS, seed + index, size="native", paste_background=False, conditional=method.conditional,
+            device=device, **({"refinement": refinement} if refinement is not None else {}),
+        )  # fmt: skip
+        with written_whole(_path(folder, pair)) as temporary:
+            _square(tensor_to_pil(result)[0], kept).save(temporary, format="png")
+
+
+def claim(folder: Path, settings: Settings) -> None:
+    """Write down what the folder is made with, or refuse one that was begun with other settings."""
+    file = folder / "settings.json"
+    if file.is_file():
+        found = read_json(file)
+        for name, value in asdict(settings).items():
+            if found.get(name) != value:
+                raise ValueError(f"{name} must be {found.get(name)!r} to go on in {folder}, got {value!r}. Choose another --out, or delete the folder.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    """Of a checkpoint file's bytes, or of all files of a folder."""
+    sha = hashlib.sha256()
+    for file in sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]:
+        with file.open("rb") as stream:
+            sha.update(hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest") else stream.read())
+    return sha.hexdigest()[:16]
+
+
+def _path(folder: Path, pair: Pair) -> Path:
+    return folder / f"{pair.composite.stem}.png"
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
+
+
+def _open(path: Path) -> Image.Image:
+    return eight_bit(open_image(path, upright=False))
