@@ -48,7 +48,8 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(root):
     out = root / "re port é"
-    result = evaluate(root, predictions=[root / "good", root / f"{EVIL} out"], baselines=["composite"], out=out, cases=2, size=64, progress=False)
+    folders = [root / "good", root / f"{EVIL} out"]
+    result = evaluate(root, predictions=folders, baselines=["composite"], out=out, cases=2, size=64, progress=False)
     return out, result
 
 

@@ -139,10 +139,15 @@ def test_train_autoencoder_whitens_without_changing_the_decode(root, tmp_path):
     torch.testing.assert_close(values.mean(1), torch.zeros(4), atol=1e-3, rtol=0)
     config = autoencoder.AutoencoderTraining(
         data=DataConfig(roots=(root,), size=32, workers=0), optim=OptimConfig(batch_size=2, steps=2),
-        run=RunConfig(out=tmp_path / "run", samples=2), block_out_channels=(32, 32),
+        run=RunConfig(out=tmp_path / "run", samples=2, validation_list="IHD_train.txt", validation_images=4), block_out_channels=(32, 32),
     )  # fmt: skip
-    trained = load_vae(autoencoder.main(config)["checkpoint"])
+    path = Path(autoencoder.main(config)["checkpoint"])
+    trained = load_vae(path)
     assert type(trained) is AutoencoderKL and trained.config.norm_num_groups == 8
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["validation_psnr"] > 0
+    saved = path.read_bytes()
+    autoencoder.main(config)
+    assert path.read_bytes() == saved  # whitened once
 
 
 def test_cached_latents_belong_to_their_vae_and_images(root, base, tmp_path):

@@ -16,8 +16,7 @@ from diffharmony.diffusion import load_unet, sample_latents
 from diffharmony.diffusion.sampler import sample_generators
 from diffharmony.harmony_vae import load_harmony_vae, load_vae
 from diffharmony.tests.unit.made_training import unet_config, vae_config
-from diffharmony.train import autoencoder, unet, vae
-from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
+from diffharmony.train import unet, vae
 from diffharmony.train.curves import draw_curve, smoothed
 from diffharmony.train.validation import psnr, validation_of
 
@@ -76,16 +75,6 @@ class TestValidation:
             expected = psnr(encoder.decode(latent / 0.18215).sample, batch["real"]).mean().item()
         assert rows(tmp_path / "run", "validation_psnr")[4] == pytest.approx(expected, rel=1e-3)
         assert set(rows(tmp_path / "run", "validation_loss")) == {2, 4}
-
-    def test_of_a_plain_vae(self, root, tmp_path):
-        config = autoencoder.AutoencoderTraining(
-            data=DataConfig(roots=(root,), size=32, workers=0), optim=OptimConfig(batch_size=2, steps=2),
-            run=RunConfig(out=tmp_path / "run", samples=2), block_out_channels=(32, 32),
-        )  # fmt: skip
-        saved = Path(autoencoder.main(with_validation(config))["checkpoint"]).read_bytes()
-        assert set(rows(tmp_path / "run", "validation_psnr")) == {2}
-        autoencoder.main(with_validation(config))
-        assert (tmp_path / "run" / "vae.safetensors").read_bytes() == saved  # latents are whitened once
 
     def test_images_are_spread_and_always_the_same(self, root, base, tmp_path):
         config = with_validation(vae_config(root, base, tmp_path / "run"))
