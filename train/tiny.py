@@ -23,7 +23,7 @@ from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
-HARMONY_VAE_STEPS = (1500, 700, 900)
+HARMONY_VAE_STEPS = (1500, 700, 600)
 ROOT = Path(__file__).resolve().parent.parent
 
 

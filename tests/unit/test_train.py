@@ -139,7 +139,8 @@ def test_train_autoencoder_whitens_without_changing_the_decode(root, tmp_path):
     torch.testing.assert_close(values.mean(1), torch.zeros(4), atol=1e-3, rtol=0)
     config = autoencoder.AutoencoderTraining(
         data=DataConfig(roots=(root,), size=32, workers=0), optim=OptimConfig(batch_size=2, steps=2),
-        run=RunConfig(out=tmp_path / "run", samples=2, validation_list="IHD_train.txt", validation_images=4), block_out_channels=(32, 32),
+        run=RunConfig(out=tmp_path / "run", samples=2, validation_list="IHD_train.txt", validation_images=4),
+        block_out_channels=(32, 32, 32, 32),
     )  # fmt: skip
     path = Path(autoencoder.main(config)["checkpoint"])
     trained = load_vae(path)
