@@ -68,8 +68,8 @@ class HarmonizeConfig:
 class ConvertConfig:
     """Turn the authors' archive, or diffusers folders, into our single files with the empty prompt baked in.
 
-    Writes harmonization_unet.safetensors and harmony_vae.safetensors (for inverse models: inverse_unet.safetensors and
-    inverse_harmony_vae.safetensors).
+    Writes harmonization_unet.safetensors, harmony_vae.safetensors and, where the archive has it, refinement.safetensors (for inverse
+    models: inverse_unet.safetensors and inverse_harmony_vae.safetensors).
 
     Examples:
       diffharmony convert DiffHarmony-archive --out models
@@ -78,7 +78,8 @@ class ConvertConfig:
     """
 
     source: SourceArgument
-    """The authors' archive unpacked (base/, condition_vae/, inverse/), a diffusers pipeline folder, or a UNet's folder or file."""
+    """The authors' archive unpacked (base/, condition_vae/, refinement/, inverse/), a diffusers pipeline folder, or a UNet's folder or
+    file."""
     out: Path
     """Folder to write to; made where missing. Existing files of those names are replaced."""
     unet: Path | None = None

@@ -1,4 +1,4 @@
-"""From the authors' archive or diffusers folders to our two single files, the empty prompt baked in (SPEC §10)."""
+"""From the authors' archive or diffusers folders to our single files, the empty prompt baked in (SPEC §10)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from ..common.checkpoint import read_checkpoint
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
+from ..refinement import load_refinement, save_refinement
 from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
 
 logger = logging.getLogger("diffharmony")
@@ -19,6 +20,7 @@ FILE_NAMES = {
     "harmonize": ("harmonization_unet.safetensors", "harmony_vae.safetensors"),
     "invert": ("inverse_unet.safetensors", "inverse_harmony_vae.safetensors"),
 }
+REFINEMENT_NAME = "refinement.safetensors"
 WITHOUT_EMBEDDING = ("text_encoder", "tokenizer")
 
 
@@ -33,14 +35,15 @@ class Sources:
     vae: Path | None = None
     text_encoder: Path | None = None
     tokenizer: Path | None = None
+    refinement: Path | None = None
     direction: str | None = None
 
 
 def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sources:
     """Find the parts in the authors' archive, in a diffusers pipeline folder, or in a UNet's own folder or file.
 
-    The archive has `base/` (unet, vae, text_encoder, tokenizer), `condition_vae/`, whose VAE is preferred, and `inverse/`
-    (vae, weights-*, a UNet each), which is taken for direction "invert", and when `source` is that folder itself.
+    The archive has `base/` (unet, vae, text_encoder, tokenizer), `condition_vae/`, whose VAE is preferred, `refinement/`, and
+    `inverse/` (vae, weights-*, a UNet each), which is taken for direction "invert", and when `source` is that folder itself.
     Raises: FileNotFoundError when nothing of the kind is there, with what was looked for; ValueError for several inverse UNets.
     Source: SPEC §10.
     """
@@ -63,6 +66,7 @@ def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sou
         vae=folder(source / "condition_vae", base / "condition_vae", base / "vae"),
         text_encoder=folder(base / "text_encoder"),
         tokenizer=folder(base / "tokenizer"),
+        refinement=folder(source / "refinement"),
         direction="harmonize" if base != source or (source / "condition_vae").is_dir() else None,
     )
     if found.unet is None and found.vae is None:
@@ -157,7 +161,7 @@ def convert_models(
 
     A plain AutoencoderKL becomes a Harmony-VAE whose conditional decode still equals its plain decode: it must be trained.
     out: folder, made where missing. direction: "harmonize" | "invert"; None is what the sources say. dtype: of the files, float16 or float32.
-    Returns: {"unet": path, "harmony_vae": path}, without what there was no source for.
+    Returns: {"unet": path, "harmony_vae": path, "refinement": path}, without what there was no source for.
     Raises: FileNotFoundError, ValueError for parts that are missing, damaged, or do not go together, for a direction that the
     sources contradict, and for an `out` that is a file.
     Source: SPEC §10, DESIGN.md "Contracts".
@@ -168,9 +172,10 @@ def convert_models(
     direction = find_direction(sources, direction)
     unet_name, vae_name = FILE_NAMES[direction]
     training = {"command": "convert", "source": {key: str(path) for key, path in vars(sources).items() if isinstance(path, Path)}}
-    # both are read and checked before anything is written
+    # all are read and checked before anything is written
     unet = _read_unet(sources) if sources.unet is not None else None
     vae = _read_vae(sources.vae) if sources.vae is not None else None
+    refinement = load_refinement(sources.refinement) if sources.refinement is not None else None
     out.mkdir(parents=True, exist_ok=True)
     written = {}
     if unet is not None:
@@ -181,6 +186,9 @@ def convert_models(
     if vae is not None:
         save_harmony_vae(vae, out / vae_name, direction=direction, dtype=dtype, training=training)
         written["harmony_vae"] = out / vae_name
+    if refinement is not None:
+        save_refinement(refinement, out / REFINEMENT_NAME, dtype=dtype, training=training)
+        written["refinement"] = out / REFINEMENT_NAME
     return written
 
 

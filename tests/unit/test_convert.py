@@ -16,6 +16,8 @@ from diffharmony.diffusion import load_unet
 from diffharmony.diffusion.convert import Sources, convert_models, encode_empty_prompt, find_direction, find_sources
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
+from diffharmony.refinement import load_refinement
+from diffharmony.tests.unit.made_refinement import small_refinement
 
 BOS, EOS = 0, 1
 
@@ -102,6 +104,13 @@ def test_the_authors_archive_becomes_our_two_files(archive, tmp_path, unet, harm
     torch.testing.assert_close(again.empty_prompt_embeds, empty_prompt, rtol=0, atol=1e-6)
     assert (again.direction, again.prediction_type) == ("harmonize", "epsilon")
     assert same_weights(harmony_vae, load_harmony_vae(written["harmony_vae"]))
+
+
+def test_the_archives_refinement_stage_comes_along(archive, tmp_path):
+    model = small_refinement()
+    model.save_pretrained(archive / "refinement")
+    written = convert_models(find_sources(archive), tmp_path / "out", dtype=torch.float32)
+    assert written["refinement"].name == "refinement.safetensors" and same_weights(model, load_refinement(written["refinement"]))
 
 
 def test_float16_is_the_default(archive, tmp_path):
