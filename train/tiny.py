@@ -23,7 +23,7 @@ from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
-HARMONY_VAE_STEPS = (1500, 700, 600)
+HARMONY_VAE_STEPS = (1500, 700)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -116,34 +116,26 @@ def train_harmony_vae(family: TinyFamily) -> None:
 
 
 def finish_harmony_vae(family: TinyFamily) -> None:
-    """Then half on latents that the UNets make, as in use: those of the first run, then of the last."""
+    """Then half on latents that the UNet makes, as in use."""
     preset = vae.PRESETS["tiny"][1]
-    first = replace(
-        preset,
-        init=family.work / "harmony-vae" / "harmony_vae.safetensors",
-        unet=family.work / "unet-128" / "unet.safetensors",
-        foreground_weight=1.0,
-        data=_data(family, size=128, min_crop=0.5),
-        optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
-        run=replace(preset.run, out=family.work / "harmony-vae-finished"),
+    vae.main(
+        replace(
+            preset,
+            init=family.work / "harmony-vae" / "harmony_vae.safetensors",
+            unet=family.work / "unet-128" / "unet.safetensors",
+            foreground_weight=1.0,
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
+            run=replace(preset.run, out=family.work / "harmony-vae-finished"),
+        )
     )
-    trained = vae.main(first)
-    last = replace(
-        first,
-        init=Path(trained["checkpoint"]),
-        unet=family.work / "unet-more" / "unet.safetensors",
-        data=_data(family, size=128, min_crop=0.5, more=True),
-        optim=replace(first.optim, steps=HARMONY_VAE_STEPS[2]),
-        run=replace(first.run, out=family.work / "harmony-vae-more", seed=1),
-    )
-    vae.main(last)
 
 
 def export(family: TinyFamily) -> None:
     """Write the float16 checkpoints."""
     family.out.mkdir(parents=True, exist_ok=True)
     base = family.work / "autoencoder" / "vae.safetensors"
-    finished = family.work / "harmony-vae-more" / "harmony_vae.safetensors"
+    finished = family.work / "harmony-vae-finished" / "harmony_vae.safetensors"
     trained = family.work / "unet-more" / "unet.safetensors"
     save_autoencoder(load_vae(base), family.out / "vae.safetensors", training=_training(base))
     save_harmony_vae(load_vae(finished), family.out / "harmony_vae.safetensors", training=_training(finished))
