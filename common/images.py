@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def save_image(image: torch.Tensor, path: str | os.PathLike, info: dict[str, Any
 def check_image_path(path: str | os.PathLike) -> None:
     """Refuse a path that `save_image` could not write to, before any work is done.
 
-    Raises: ValueError for a suffix that names no image format, or a folder; FileNotFoundError when the folder does not exist.
+    Raises: ValueError for a suffix that names no image format, or a folder; FileNotFoundError when the folder does not exist;
+    PermissionError when it cannot be written to.
     """
     path = Path(path)
     if path.is_dir():
@@ -96,6 +98,10 @@ def check_image_path(path: str | os.PathLike) -> None:
         raise ValueError(f"image name must end in one of {', '.join(IMAGE_SUFFIXES)}, got {path.name!r}. Rename it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder of {path.name!r} must exist, looked in {path.parent.resolve()}. Create it first.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PermissionError(f"folder of {path.name!r} must be one that can be written to, got {path.parent} ({error.strerror}). Choose another.") from error
 
 
 def paste_background(harmonized: torch.Tensor, composite: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -100,7 +100,7 @@ def harmonize(
     if not torch.isfinite(decoded).all():
         raise RuntimeError(
             f"harmonized image must be finite, got NaN or infinity in {vae.dtype} (VAE) and {unet.dtype} (UNet). "
-            "Use float32 or bfloat16."
+            "Use float32 or bfloat16; in float32 already, a checkpoint is broken: get it again."
         )
     decoded = decoded.clamp(-1, 1)
     if refinement is not None:

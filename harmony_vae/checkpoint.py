@@ -187,6 +187,8 @@ def _load(cls: type[AutoencoderKL], checkpoint: Checkpoint, config: dict[str, An
     known = {name: value for name, value in config.items() if name in fields}
     model = load_strictly(lambda: cls(**known), tensors, checkpoint.path)
     model.direction = checkpoint.direction or "harmonize"
+    if model.direction not in ("harmonize", "invert"):
+        raise ValueError(f"direction of a VAE must be harmonize or invert, got {model.direction!r} in {checkpoint.path}. Write the file again.")
     # nn.Module.to: diffusers' own warns of a list of float32 modules that is empty here
     return torch.nn.Module.to(model, dtype).eval()
 

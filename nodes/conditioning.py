@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..common.images import pad_to_multiple
 from ..common.masks import binarize_mask, mask_to_latent
 from .images import mask_for, rgb_image, same_batch
-from .loaders import CATEGORY
+from .loaders import CATEGORY, DIRECTION
 
 logger = logging.getLogger("diffharmony")
 
@@ -23,12 +23,13 @@ def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tenso
 
     image: IMAGE [B,H,W,3 or 4]. mask: MASK [B or 1,h,w] of any size. Sides that are not multiples of 8 are padded; Harmony VAE
     Decode cuts them back. The latent is empty because any other is added to the noise.
-    Raises: ValueError for shapes that do not fit, a mask without foreground, or a VAE of other latents. Source: SPEC §2.
+    Raises: ValueError for shapes that do not fit, a mask without foreground, or a VAE of other latents or of the UNet's other
+    direction. Source: SPEC §2.
     """
     image = rgb_image(image)
     image, mask = same_batch({"image": image, "mask": mask_for(mask, image)})
     _check_foreground(mask)
-    _check_vae(vae)
+    _check_vae(vae, conditioning)
     factor = vae.spacial_compression_encode()
     padded_image = pad_to_multiple(image.movedim(-1, 1), factor).movedim(1, -1)
     latent = vae.encode(padded_image)
@@ -36,17 +37,24 @@ def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tenso
         "concat_latent_image": latent,
         "concat_mask": mask_to_latent(pad_to_multiple(mask, factor), latent.shape[-2:]),
     }
-    conditioning = [[embeds, {**options, **values}] for embeds, options in conditioning]
+    kept = [(embeds, {name: value for name, value in options.items() if name != DIRECTION}) for embeds, options in conditioning]
+    conditioning = [[embeds, {**options, **values}] for embeds, options in kept]
     empty = torch.zeros(latent.shape, device=model_management.intermediate_device())
     return conditioning, {"samples": empty}
 
 
-def _check_vae(vae) -> None:
+def _check_vae(vae, conditioning) -> None:
     if vae.latent_channels != LATENT_CHANNELS:
         name = type(vae.first_stage_model).__name__
         raise ValueError(
             f"vae must have {LATENT_CHANNELS} latent channels, got {vae.latent_channels} ({name}). "
             "Load a Harmony-VAE with 'Load Harmony-VAE', or a VAE of Stable Diffusion 1.5."
+        )
+    wanted = next((options[DIRECTION] for _, options in conditioning if DIRECTION in options), None)
+    found = getattr(vae, "direction", None)  # a plain VAE serves both
+    if None not in (wanted, found) and wanted != found:
+        raise ValueError(
+            f"vae must be a Harmony-VAE of direction '{wanted}', as the UNet is, got '{found}'. Choose another file in 'Load Harmony-VAE'."
         )
 
 

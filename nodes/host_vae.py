@@ -80,6 +80,7 @@ class HostHarmonyVAE(comfy.sd.VAE):
         """Decode latents under (image, mask), one image after the other; in tiles of `tile` pixels where it is given.
 
         samples: [B,c,h,w], unscaled. image: [B or 1,3,h*f,w*f] in 0..1. mask: [B or 1,1,h*f,w*f] in {0,1}.
+        Raises: RuntimeError when the result is not finite.
         Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device. When memory runs out, the images not done yet are
         decoded in tiles, under the same condition.
         """
@@ -106,6 +107,11 @@ class HostHarmonyVAE(comfy.sd.VAE):
                 model_management.soft_empty_cache()
                 tile = tile or self._fallback_tile(one_image)
                 result = self._vae.decode_tiled(z, one_image, one_mask, tile=tile).sample
+            if not torch.isfinite(result).all():
+                raise RuntimeError(
+                    f"decoded image must be finite, got NaN or infinity in {self.vae_dtype}. Start ComfyUI with --fp32-vae or --bf16-vae; "
+                    "in float32 already, the latent or the Harmony-VAE file is broken: get the file again."
+                )
             decoded.append(self.process_output(result.to(device=self.output_device, dtype=self.vae_output_dtype())))
             progress.update(1)
         return torch.cat(decoded)

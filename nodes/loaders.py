@@ -9,6 +9,7 @@ from .host_unet import host_model
 from .host_vae import HostHarmonyVAE
 
 CATEGORY = "DiffHarmony"
+DIRECTION = "diffharmony_direction"  # key of the empty prompt's CONDITIONING
 
 
 def load_host_vae(vae_name: str) -> HostHarmonyVAE:
@@ -27,7 +28,7 @@ def load_host_unet(unet_name: str, direction: str):
     unet = load_unet(folder_paths.get_full_path_or_raise("diffusion_models", unet_name))
     if unet.direction != direction:
         raise ValueError(f"{unet_name} must be a UNet of direction '{direction}', got '{unet.direction}'. Choose another file.")
-    return host_model(unet, unet.prediction_type), [[unet.empty_prompt_embeds, {}]]
+    return host_model(unet, unet.prediction_type), [[unet.empty_prompt_embeds, {DIRECTION: unet.direction}]]
 
 
 class LoadHarmonyVAE(io.ComfyNode):

@@ -29,7 +29,7 @@ def host(request):
 
 @pytest.fixture(scope="session")
 def server(host, made, tmp_path_factory):
-    with ComfyServer(tmp_path_factory.mktemp("comfyui"), host) as running:
+    with ComfyServer(tmp_path_factory.mktemp("comfy ui ü"), host) as running:
         for path in made.glob("*vae.safetensors"):
             running.add_model("vae", path)
         for path in made.glob("*unet.safetensors"):

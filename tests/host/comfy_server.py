@@ -158,12 +158,13 @@ class ComfyServer:
                 continue
 
     def _command(self) -> list[str]:
-        options = f"--listen 127.0.0.1 --port {self.port} --base-directory {self.base.resolve()} --database-url sqlite:///:memory:"
+        options = f"--listen 127.0.0.1 --port {self.port} --database-url sqlite:///:memory:"
         options += " --disable-api-nodes --disable-auto-launch --dont-print-server"
         options += f" --disable-all-custom-nodes --whitelist-custom-nodes {EXTENSION}"
         if not _has_gpu():
             options += " --cpu"
-        return [str(self.host.python), "main.py", *options.split()]
+        # a folder's name may hold spaces
+        return [str(self.host.python), "main.py", *options.split(), "--base-directory", str(self.base.resolve())]
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS

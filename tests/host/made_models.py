@@ -13,7 +13,8 @@ HEIGHT, WIDTH = 96, 128
 
 
 def make_models(folder: Path) -> None:
-    """Write harmony_vae, plain_vae, harmonization_unet (v-prediction) and inverse_unet (.safetensors) into `folder`."""
+    """Write harmony_vae, plain_vae, inverse_vae, broken_vae (overflows), harmonization_unet (v-prediction) and inverse_unet
+    (.safetensors) into `folder`."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from diffharmony.common.checkpoint import write_checkpoint
@@ -35,6 +36,9 @@ def make_models(folder: Path) -> None:
         if "skip_conv" in name or "add_conv_in" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     save_harmony_vae(vae, folder / "harmony_vae.safetensors", dtype=torch.float32)
+    save_harmony_vae(vae, folder / "inverse_vae.safetensors", direction="invert", dtype=torch.float32)
+    broken = {name: torch.full_like(value, 3e38) if name == "latent_skip_conv.bias" else value for name, value in vae.state_dict().items()}
+    write_checkpoint(folder / "broken_vae.safetensors", broken, kind="harmony_vae", config=_config_of(vae), direction="harmonize")
     unet = UNet2DConditionModel(
         in_channels=9,
         out_channels=4,
@@ -49,6 +53,10 @@ def make_models(folder: Path) -> None:
     for name, direction in (("harmonization_unet", "harmonize"), ("inverse_unet", "invert")):
         path = folder / f"{name}.safetensors"
         save_unet(unet, path, empty_prompt_embeds=prompt, direction=direction, prediction_type="v_prediction")
+
+
+def _config_of(vae) -> dict:
+    return {name: value for name, value in vae.config.items() if not name.startswith("_")}
 
 
 def make_pictures(folder: Path) -> None:

@@ -50,6 +50,16 @@ def test_an_inverse_unet_is_refused_by_the_harmonization_loader(error_of):
     assert "must be a UNet of direction 'harmonize', got 'invert'" in message
 
 
+def test_a_harmony_vae_of_the_other_direction_is_refused(error_of):
+    message = error_of(harmonize(vae="inverse_vae.safetensors"))
+    assert "vae must be a Harmony-VAE of direction 'harmonize', as the UNet is, got 'invert'" in message
+
+
+def test_an_image_of_nan_is_no_result(error_of):
+    message = error_of(without(harmonize(vae="broken_vae.safetensors"), "plain", "plain_decode"))
+    assert "decoded image must be finite, got NaN or infinity" in message and "--fp32-vae" in message
+
+
 def test_a_file_that_is_not_there_is_refused(error_of):
     assert "nowhere.safetensors" in error_of(harmonize(vae="nowhere.safetensors"))
 

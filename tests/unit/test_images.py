@@ -1,5 +1,7 @@
 """Images and masks: files in and out, pasting, padding, refusals."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,12 @@ def test_a_folder_is_no_image_to_write(tmp_path):
     (tmp_path / "a.png").mkdir()
     with pytest.raises(ValueError, match="image to write must be a file, got the folder"):
         check_image_path(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder that even root cannot write to")
+def test_a_folder_that_cannot_be_written_to_is_found_out_first():
+    with pytest.raises(PermissionError, match="folder of 'a.png' must be one that can be written to, got /proc"):
+        check_image_path("/proc/a.png")
 
 
 def test_unreadable_files_are_refused(tmp_path):
