@@ -1,6 +1,6 @@
 """`make demo`: a composite photograph, harmonized by a headless ComfyUI with this repository's nodes and tiny models.
 
-    .venv/bin/python -m diffharmony.tests.host.demo [--seed 1] [--out out]
+    .venv/bin/python -m diffharmony.tests.host.demo [--seed 0] [--out out]
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def split(before: np.ndarray, after: np.ndarray) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--template-picture", type=Path, help="also write the picture of workflows/harmonize.json there")
     arguments = parser.parse_args()
