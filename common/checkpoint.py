@@ -174,7 +174,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} must be a whole PyTorch file that holds tensors only, but it cannot be read with weights_only=True "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). "
+            f"({_reason(error)}). "
             "Copy it again, or convert it to safetensors where you trust it."
         ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
@@ -182,6 +182,13 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ValueError(f"{path} must hold a state dict of tensors, got {type(loaded).__name__}. Save model.state_dict() instead.")
     return loaded
+
+
+def _reason(error: Exception) -> str:
+    # torch's own text is advice to load the file without weights_only, in escape codes
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or pickles other objects than tensors"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_strictly(build: Callable[[], torch.nn.Module], tensors: dict[str, torch.Tensor], path: Path) -> Any:

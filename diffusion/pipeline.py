@@ -27,7 +27,8 @@ class DiffHarmonyPipeline(DiffusionPipeline):
     """A Harmony-VAE (or plain AutoencoderKL), a 9-channel UNet and a scheduler as one diffusers pipeline.
 
     vae: HarmonyVAE or AutoencoderKL. unet: from `load_unet`, carrying `.empty_prompt_embeds`. scheduler: None builds the
-    Euler-ancestral one for the UNet's prediction type.
+    Euler-ancestral one for the UNet's prediction type. A saved folder is loaded by DiffHarmonyPipeline.from_pretrained; diffusers'
+    own DiffusionPipeline.from_pretrained does not know the class.
     Raises: ValueError for a UNet without 9 input channels, a Harmony-VAE of the other direction, or a scheduler for another
     prediction type.
     Source: SPEC §2, §3; DESIGN.md "Contracts".

@@ -180,4 +180,8 @@ def main(family: TinyFamily) -> None:
 if __name__ == "__main__":
     import tyro
 
-    main(tyro.cli(TinyFamily))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main(tyro.cli(TinyFamily))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
