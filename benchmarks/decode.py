@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import statistics
 import sys
 import time
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ._main import run_benchmark
 
 if TYPE_CHECKING:
     import torch
@@ -161,18 +162,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    import tyro
-
-    config = tyro.cli(DecodeBenchmark, description=__doc__)
-    results = run(config)
-    print(table(results))
-    if config.out is not None:
-        from ..common.checkpoint import written_whole
-
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(config.out) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"Wrote {config.out}")
+    run_benchmark(DecodeBenchmark, run, table, __doc__)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ An image is one prediction measured.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -27,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ._main import run_benchmark
 
 # composites, photographs, width and height of iHarmony4's test list by subset (medians)
 IHARMONY4 = {
@@ -231,18 +232,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    import tyro
-
-    from ..common.checkpoint import written_whole
-
-    config = tyro.cli(EvaluateBenchmark, description=__doc__)
-    results = run(config)
-    print(table(results))
-    if config.out is not None:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(config.out) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"Wrote {config.out}")
+    run_benchmark(EvaluateBenchmark, run, table, __doc__)
 
 
 if __name__ == "__main__":

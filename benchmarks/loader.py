@@ -12,7 +12,6 @@ after one that is not timed; starting the workers is not part of it.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ._main import run_benchmark
 
 PICTURES = {"small": (640, 480), "middle": (1024, 768), "large": (2048, 1536)}
 # HCOCO's pictures are COCO's, of 640 x 480; HFlickr's and Hday2night's are larger, HAdobe5k's by far (shares: SPEC §7)
@@ -190,18 +191,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    import tyro
-
-    config = tyro.cli(LoaderBenchmark, description=__doc__)
-    results = run(config)
-    print(table(results))
-    if config.out is not None:
-        from ..common.checkpoint import written_whole
-
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(config.out) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"Wrote {config.out}")
+    run_benchmark(LoaderBenchmark, run, table, __doc__)
 
 
 if __name__ == "__main__":

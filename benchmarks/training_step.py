@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ._main import run_benchmark
 from .decode import CONFIGS, _synchronize
 
 
@@ -177,18 +177,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    import tyro
-
-    config = tyro.cli(TrainingStepBenchmark, description=__doc__)
-    result = run(config)
-    print(table(result))
-    if config.out is not None:
-        from ..common.checkpoint import written_whole
-
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(config.out) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"Wrote {config.out}")
+    run_benchmark(TrainingStepBenchmark, run, table, __doc__)
 
 
 if __name__ == "__main__":

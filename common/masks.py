@@ -8,6 +8,10 @@ import torch.nn.functional as F
 THRESHOLD = 0.5
 
 
+# beyond this an image is in another range altogether (0..255), not merely overshooting after a resize
+LARGEST_VALUE = 1.5
+
+
 def binarize_mask(mask: torch.Tensor) -> torch.Tensor:
     """Bring a soft mask to exactly 0 or 1: a value of at least 0.5 is foreground.
 
@@ -35,6 +39,13 @@ def check_image(image: torch.Tensor, name: str = "composite") -> None:
     _check_tensor(image, name, channels=3)
     if not image.is_floating_point():
         raise ValueError(f"{name} must be a floating tensor in [-1, 1], got {image.dtype}. Convert it: x.float() / 127.5 - 1.")
+
+
+def check_range(image: torch.Tensor, name: str) -> None:
+    """Refuse values that are no image's in -1..1; a little overshoot, as of a resize, passes. Raises: ValueError, for NaN too."""
+    low, high = (value.item() for value in torch.aminmax(image))
+    if not (low >= -LARGEST_VALUE and high <= LARGEST_VALUE):  # NaN too
+        raise ValueError(f"{name} must lie in [-1, 1], got values from {low:g} to {high:g}. Scale 8-bit values: x / 127.5 - 1.")
 
 
 def check_mask(mask: torch.Tensor, name: str = "mask") -> None:

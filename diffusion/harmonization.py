@@ -9,15 +9,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.images import pad_to_multiple, paste_background as paste, resize_image, resize_mask, resize_values
-from ..common.masks import binarize_mask, check_image_and_mask, mask_to_latent
+from ..common.masks import binarize_mask, check_image_and_mask, check_range, mask_to_latent
 from ..refinement import HarmonyRefinement, refine
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
 
 Size = int | Literal["native"] | None
 LARGEST_DEFAULT = 1024
 SMALLEST_SIZE = 64
-# beyond this an image is in another range altogether (0..255), not merely overshooting after a resize
-LARGEST_VALUE = 1.5
 
 
 @torch.no_grad()
@@ -67,9 +65,7 @@ def harmonize(
     if conditional:
         check_directions(vae, unet)
     original, mask = check_image_and_mask(composite, mask)
-    low, high = (value.item() for value in torch.aminmax(original))
-    if not (low >= -LARGEST_VALUE and high <= LARGEST_VALUE):  # NaN too
-        raise ValueError(f"composite must lie in [-1, 1], got values from {low:g} to {high:g}. Scale 8-bit values: x / 127.5 - 1.")
+    check_range(original, "composite")
     height, width = original.shape[-2:]
     inner = working_size(height, width, size)
     generators = sample_generators(seed, original.shape[0])

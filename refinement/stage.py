@@ -8,12 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from ..common.images import paste_background as paste, resize_values
-from ..common.masks import binarize_mask, check_image, check_image_and_mask
+from ..common.masks import binarize_mask, check_image, check_image_and_mask, check_range
 from .model import HarmonyRefinement
 
 Progress = Callable[[int, int], None]
-# beyond this an image is in another range altogether (0..255), not merely overshooting after a resize
-LARGEST_VALUE = 1.5
 
 
 @torch.no_grad()
@@ -96,9 +94,7 @@ def _same_batch(harmonized: torch.Tensor, composite: torch.Tensor, mask: torch.T
             f"got {harmonized.shape[-1]} x {harmonized.shape[-2]} px. Resize one of them first."
         )
     for name, image in (("harmonized", harmonized), ("composite", composite)):
-        low, high = (value.item() for value in torch.aminmax(image))
-        if not (low >= -LARGEST_VALUE and high <= LARGEST_VALUE):  # NaN too
-            raise ValueError(f"{name} must lie in [-1, 1], got values from {low:g} to {high:g}. Scale 8-bit values: x / 127.5 - 1.")
+        check_range(image, name)
     batch = harmonized.shape[0]
     if composite.shape[0] not in (1, batch):
         raise ValueError(

@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...common.checkpoint import written_whole
-from ...common.images import eight_bit, open_image
 from ...train.data import Pair, read_list
+from ..folders import read_picture
 from ..tables import markdown_table
 from .paper import FIGURE_2_PAPER, FIGURE_2_THRESHOLD, TABLES
 from .run import Setting, prediction_folder, run_table
@@ -64,12 +64,12 @@ def draw_figure_3(setting: Setting, out: Path, *, state, seed: int) -> tuple[dic
     pairs = setting.pairs()
     chosen = [pairs[round(position)] for position in np.linspace(0, len(pairs) - 1, min(EXAMPLES, len(pairs)))]
     side = (setting.kept, setting.kept)
-    columns = {name: [_open(getattr(pair, name)).convert("RGB").resize(side) for pair in chosen] for name in ("composite", "mask")}
+    columns = {name: [read_picture(getattr(pair, name)).convert("RGB").resize(side) for pair in chosen] for name in ("composite", "mask")}
     for row in table.rows:
         folder = None if row.method is None else prediction_folder(out, row, 0)
         if folder is not None and folder.is_dir():
-            columns[row.name] = [_open(folder / f"{pair.composite.stem}.png") for pair in chosen]
-    columns["real"] = [_open(pair.real).convert("RGB").resize(side) for pair in chosen]
+            columns[row.name] = [read_picture(folder / f"{pair.composite.stem}.png") for pair in chosen]
+    columns["real"] = [read_picture(pair.real).convert("RGB").resize(side) for pair in chosen]
     draw_examples(columns, out / "figure3.png", setting.heading)
     text = f"### Figure 3: examples{setting.heading}\n\nPicture: {out / 'figure3.png'}\n"
     return {"heading": setting.heading, "picture": str(out / "figure3.png"), "composites": [pair.composite.stem for pair in chosen]}, text
@@ -111,11 +111,9 @@ def draw_examples(columns: dict[str, Sequence[Image.Image]], path: Path, heading
 
 
 def _share(path: Path) -> float:
-    return float((np.asarray(_open(path).convert("L")) >= 128).mean())
+    return float((np.asarray(read_picture(path).convert("L")) >= 128).mean())
 
 
-def _open(path: Path) -> Image.Image:
-    return eight_bit(open_image(path, upright=False))
 
 
 def _save(figure: Figure, path: Path) -> None:

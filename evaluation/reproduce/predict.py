@@ -12,11 +12,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...common.checkpoint import read_json, written_whole
-from ...common.images import eight_bit, open_image, pil_to_mask, pil_to_tensor, tensor_to_pil
+from ...common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ...diffusion.harmonization import harmonize
 from ...diffusion.unet import load_unet
 from ...harmony_vae import load_harmony_vae, load_vae
+from ...refinement import load_refinement
 from ...train.data import Pair
+from ..folders import read_picture
 from .paper import Method
 
 STEPS = 5  # SPEC §2
@@ -54,26 +56,22 @@ def predict(
     whatever the number of processes. models: checkpoint name -> path.
     Raises: ValueError when the folder was begun with other settings; as the loaders do. Source: SPEC §2, §8.
     """
-    digests = {name: digest(models[name]) for name in method.models}
-    settings = Settings(size, kept, method.conditional, STEPS, seed, digests)
+    folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:
-        claim(folder, settings)
+        digests = {name: digest(models[name]) for name in method.models}
+        claim(folder, Settings(size, kept, method.conditional, STEPS, seed, digests))
     missing = [(index, pair) for index, pair in list(enumerate(pairs))[rank::processes] if not _path(folder, pair).is_file()]
     if not missing:
         return
     vae = (load_harmony_vae if method.conditional else load_vae)(models[method.vae]).to(device)
     unet = load_unet(models[method.unet]).to(device)
-    refinement = None
-    if method.refinement:
-        from ...refinement import load_refinement
-
-        refinement = load_refinement(models[method.refinement]).to(device)
+    refinement = load_refinement(models[method.refinement]).to(device) if method.refinement else None
     for index, pair in tqdm(missing, desc=folder.name, unit="image", disable=rank > 0, dynamic_ncols=True):
-        composite = pil_to_tensor(_square(_open(pair.composite).convert("RGB"), size))
-        mask = pil_to_mask(_square(_open(pair.mask).convert("L"), size))
+        composite = pil_to_tensor(_square(read_picture(pair.composite).convert("RGB"), size))
+        mask = pil_to_mask(_square(read_picture(pair.mask).convert("L"), size))
         result = harmonize(
             vae, unet, composite, mask, STEPS, seed + index, size="native", paste_background=False, conditional=method.conditional,
-            device=device, **({"refinement": refinement} if refinement is not None else {}),
+            refinement=refinement, device=device,
         )  # fmt: skip
         with written_whole(_path(folder, pair)) as temporary:
             _square(tensor_to_pil(result)[0], kept).save(temporary, format="png")
@@ -88,7 +86,6 @@ def claim(folder: Path, settings: Settings) -> None:
             if found.get(name) != value:
                 raise ValueError(f"{name} must be {found.get(name)!r} to go on in {folder}, got {value!r}. Choose another --out, or delete the folder.")
         return
-    folder.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
 
@@ -98,7 +95,8 @@ def digest(path: Path) -> str:
     sha = hashlib.sha256()
     for file in sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]:
         with file.open("rb") as stream:
-            sha.update(hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest") else stream.read())
+            while chunk := stream.read(1 << 20):
+                sha.update(chunk)
     return sha.hexdigest()[:16]
 
 
@@ -110,5 +108,3 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
 
 
-def _open(path: Path) -> Image.Image:
-    return eight_bit(open_image(path, upright=False))

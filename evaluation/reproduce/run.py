@@ -67,7 +67,8 @@ def run_table(table: Table, setting: Setting, out: Path, *, state: Any, seed: in
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
-    rows = [_measure(row, setting, pairs, folders, out) for row in table.rows]
+    measured: dict[tuple[Path | None, str | None], dict[str, Any]] = {}
+    rows = [_measure(row, setting, pairs, folders, out, measured) for row in table.rows]
     return {
         "title": table.title,
         "heading": setting.heading,
@@ -95,7 +96,7 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _measure(row: Row, setting: Setting, pairs: list[Pair], folders: dict[tuple[str, int], Path], out: Path) -> dict[str, Any]:
+def _measure(row: Row, setting: Setting, pairs: list[Pair], folders: dict[tuple[str, int], Path], out: Path, measured: dict) -> dict[str, Any]:
     record: dict[str, Any] = {"name": row.name, "paper": row.paper, "figures": {}, "spread": {}, "runs": [], "remark": ""}
     if not row.measured:
         record["remark"] = "paper only"
@@ -104,7 +105,7 @@ def _measure(row: Row, setting: Setting, pairs: list[Pair], folders: dict[tuple[
     for turn, models in enumerate(setting.models):
         if row.method is None:
             if turn == 0:
-                record["runs"].append(_figures(row, setting, pairs, None, out))
+                record["runs"].append(_figures(row, setting, pairs, None, out, measured))
             continue
         missing = [name for name in row.method.models if name not in models]
         if missing:
@@ -112,7 +113,7 @@ def _measure(row: Row, setting: Setting, pairs: list[Pair], folders: dict[tuple[
             diverged = [name for name in missing if name in failed]
             remarks.append(f"seed {turn}: training diverged" if diverged else f"no checkpoint {', '.join(missing)}")
             continue
-        record["runs"].append(_figures(row, setting, pairs, folders[row.name, turn], out))
+        record["runs"].append(_figures(row, setting, pairs, folders[row.name, turn], out, measured))
     record["remark"] = "; ".join(dict.fromkeys(remarks))
     for name in FIGURES:
         values = [run[name] for run in record["runs"] if run[name] is not None]
@@ -123,16 +124,24 @@ def _measure(row: Row, setting: Setting, pairs: list[Pair], folders: dict[tuple[
     return record
 
 
-def _figures(row: Row, setting: Setting, pairs: list[Pair], folder: Path | None, out: Path) -> dict[str, float | None]:
+def _figures(row: Row, setting: Setting, pairs: list[Pair], folder: Path | None, out: Path, measured: dict) -> dict[str, float | None]:
+    """The row's part of what one evaluation gives; rows that differ in their foreground range share it, in `measured`."""
+    key = folder, row.subset
+    if key not in measured:
+        measured[key] = _evaluated(row, setting, pairs, folder, out)
+    result = measured[key]
+    figures = result["ranges"][row.range] if row.range else result["overall"]
+    return {name: figures[name] for name in FIGURES}
+
+
+def _evaluated(row: Row, setting: Setting, pairs: list[Pair], folder: Path | None, out: Path) -> dict[str, Any]:
     list_file = out / f"measured-{Path(setting.list_file).stem}.txt"
     members = [pair for pair in pairs if row.subset in (None, pair.subset)]
     list_file.write_text("".join(f"{pair.composite.relative_to(setting.data).as_posix()}\n" for pair in members), encoding="utf-8")
-    result = evaluate(
+    return evaluate(
         setting.data, list_file, [folder] if folder else [], "diffharmony", real_background=True, size=setting.kept,
         baselines=() if folder else ("composite",), resamples=0, progress=False,
     )  # fmt: skip
-    figures = result["ranges"][row.range] if row.range else result["overall"]
-    return {name: figures[name] for name in FIGURES}
 
 
 def _differences(table: Table, rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
