@@ -1,0 +1,26 @@
+"""Inverse harmonization: composites made of real photographs, and which of them to train on (SPEC §4-6)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# No module here may bear the name of a function below: importing the module would put it in the function's place.
+_NAMES = {
+    "candidate_seed": "candidates",
+    "generate_candidates": "candidates",
+    "HarmonyClassifier": "classifier",
+    "load_harmony_classifier": "classifier",
+    "save_harmony_classifier": "classifier",
+    "unharmonious_probability": "classifier",
+    "choose_candidates": "selection",
+}
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
