@@ -1,4 +1,4 @@
-"""The tiny family (assets/tiny): data, base VAE, UNet and Harmony-VAE, with our own trainers.
+"""The tiny family (assets/tiny): data, base VAE, UNet and Harmony-VAE of both directions, with our own trainers.
 
     python -m diffharmony.train.tiny                    every stage, in order; each goes on from where it was killed
     python -m diffharmony.train.tiny --stages unet      one of them
@@ -24,6 +24,8 @@ from .config import DataConfig, OptimConfig, RunConfig
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
 HARMONY_VAE_STEPS = (1500, 700)
+INVERSE_UNET_STEPS = 5000
+INVERSE_HARMONY_VAE_STEPS = (500, 600)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -131,15 +133,77 @@ def finish_harmony_vae(family: TinyFamily) -> None:
     )
 
 
+def train_inverse_unet(family: TinyFamily) -> None:
+    """The inverse UNet, from the harmonization UNet's weights. Not on its own predictions: they would teach it one answer where
+    there are many."""
+    preset = unet.PRESETS["tiny"][1]
+    unet.main(
+        replace(
+            preset,
+            init=_made(family, "unet-more", "unet", "harmonization_unet"),
+            vae=_made(family, "autoencoder", "vae", "vae"),
+            direction="invert",
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=6e-4, steps=INVERSE_UNET_STEPS),
+            run=replace(preset.run, out=family.work / "inverse-unet"),
+        )
+    )
+
+
+def train_inverse_harmony_vae(family: TinyFamily) -> None:
+    """The inverse Harmony-VAE, from the other one's weights, on E(composite) with noise."""
+    preset = vae.PRESETS["tiny"][1]
+    vae.main(
+        replace(
+            preset,
+            init=_made(family, "harmony-vae-finished", "harmony_vae", "harmony_vae"),
+            direction="invert",
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=6e-4, steps=INVERSE_HARMONY_VAE_STEPS[0]),
+            run=replace(preset.run, out=family.work / "inverse-harmony-vae"),
+        )
+    )
+
+
+def finish_inverse_harmony_vae(family: TinyFamily) -> None:
+    """Then half on latents that the inverse UNet makes."""
+    preset = vae.PRESETS["tiny"][1]
+    vae.main(
+        replace(
+            preset,
+            init=family.work / "inverse-harmony-vae" / "harmony_vae.safetensors",
+            unet=family.work / "inverse-unet" / "unet.safetensors",
+            direction="invert",
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=3e-4, steps=INVERSE_HARMONY_VAE_STEPS[1]),
+            run=replace(preset.run, out=family.work / "inverse-harmony-vae-finished"),
+        )
+    )
+
+
 def export(family: TinyFamily) -> None:
-    """Write the float16 checkpoints."""
+    """Write the float16 checkpoints of the stages that were run here; the others stay as they are."""
     family.out.mkdir(parents=True, exist_ok=True)
-    base = family.work / "autoencoder" / "vae.safetensors"
-    finished = family.work / "harmony-vae-finished" / "harmony_vae.safetensors"
-    trained = family.work / "unet-more" / "unet.safetensors"
-    save_autoencoder(load_vae(base), family.out / "vae.safetensors", training=_training(base))
-    save_harmony_vae(load_vae(finished), family.out / "harmony_vae.safetensors", training=_training(finished))
-    save_unet(load_unet(trained), family.out / "harmonization_unet.safetensors", training=_training(trained))
+    for name, (stage, checkpoint, load, save) in CHECKPOINTS.items():
+        trained = family.work / stage / f"{checkpoint}.safetensors"
+        if trained.is_file():
+            save(load(trained), family.out / f"{name}.safetensors", training=_training(trained))
+
+
+# file in assets/tiny -> the stage's folder, the checkpoint in it, and what loads and saves its kind
+CHECKPOINTS: dict[str, tuple[str, str, Callable, Callable]] = {
+    "vae": ("autoencoder", "vae", load_vae, save_autoencoder),
+    "harmony_vae": ("harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
+    "harmonization_unet": ("unet-more", "unet", load_unet, save_unet),
+    "inverse_harmony_vae": ("inverse-harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
+    "inverse_unet": ("inverse-unet", "unet", load_unet, save_unet),
+}
+
+
+def _made(family: TinyFamily, stage: str, checkpoint: str, name: str) -> Path:
+    """A stage's checkpoint, or where it was not run here the committed one."""
+    trained = family.work / stage / f"{checkpoint}.safetensors"
+    return trained if trained.is_file() else family.out / f"{name}.safetensors"
 
 
 def _write_list(path: Path, names: list[str]) -> None:
@@ -163,6 +227,9 @@ STAGES: dict[str, Callable[[TinyFamily], None]] = {
     "unet": train_unet,
     "harmony-vae": train_harmony_vae,
     "harmony-vae-finish": finish_harmony_vae,
+    "inverse-unet": train_inverse_unet,
+    "inverse-harmony-vae": train_inverse_harmony_vae,
+    "inverse-harmony-vae-finish": finish_inverse_harmony_vae,
     "export": export,
 }
 

@@ -204,6 +204,20 @@ def test_training_set_layout(tmp_path, pictures):
     assert not [file for file in tmp_path.rglob(".*")]
 
 
+def test_a_mask_may_be_changed_several_times(tmp_path, pictures):
+    training_set(tmp_path / "thrice", pictures, photo_crops=2, scenes=0, changes_per_mask=3, suffix=".png")
+    lines = (tmp_path / "thrice" / "IHD_train.txt").read_text().splitlines()
+    names = [f"p{crop:06d}_{mask}_{change}" for crop in range(2) for mask in (1, 2) for change in (1, 2, 3)]
+    assert [line.split("/")[-1] for line in lines] == [f"{name}.png" for name in names]
+    assert len(list((tmp_path / "thrice" / "Photos" / "masks").iterdir())) == 4
+    drawn = list(triples(tmp_path / "thrice", "IHD_train.txt"))
+    assert len({composite.tobytes() for composite, _, _ in drawn}) == len(drawn)
+    for composite, mask, real in drawn:
+        assert np.array_equal(composite[mask == 0], real[mask == 0])
+    with pytest.raises(ValueError, match="changes_per_mask must be 3 as in .*, got None"):
+        training_set(tmp_path / "thrice", pictures, photo_crops=2, scenes=0, suffix=".png")
+
+
 def test_background_is_exact_before_jpeg(tmp_path, pictures):
     training_set(tmp_path, pictures, suffix=".png")
     for composite, mask, real in triples(tmp_path, "IHD_train.txt"):

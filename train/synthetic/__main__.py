@@ -27,6 +27,7 @@ def train(
     photo_crops: int = 4000,
     scenes: int = 3000,
     composites_per_crop: int = 3,
+    changes_per_mask: int = 1,
     size: int = 256,
     seed: int = 0,
     workers: int = 2,
@@ -42,7 +43,8 @@ def train(
         root: folder to write; made when missing.
         photo_crops: crops of photographs.
         scenes: procedural scenes, one composite each.
-        composites_per_crop: composites of each crop, each with its own mask.
+        composites_per_crop: masks of each crop.
+        changes_per_mask: composites of each mask.
         size: side of the square pictures in pixels.
         seed: the same seed gives the same files.
         workers: processes.
@@ -55,6 +57,7 @@ def train(
         photo_crops=photo_crops,
         scenes=scenes,
         composites_per_crop=composites_per_crop,
+        changes_per_mask=changes_per_mask,
         size=size,
         seed=seed,
         workers=workers,

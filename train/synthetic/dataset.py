@@ -32,6 +32,7 @@ def write_training_set(
     photo_crops: int,
     scenes: int,
     composites_per_crop: int = 3,
+    changes_per_mask: int = 1,
     size: int = 256,
     seed: int = 0,
     workers: int = 2,
@@ -44,7 +45,8 @@ def write_training_set(
         root: folder, made when missing; an interrupted run is continued.
         photo_crops: number of crops, dealt evenly over the photographs.
         scenes: number of procedural scenes, one composite each.
-        composites_per_crop: composites of each crop, each with its own mask.
+        composites_per_crop: masks of each crop.
+        changes_per_mask: composites of each mask.
         size: side of the square pictures in pixels.
         seed: same seed, same bytes.
         workers: processes; 1 works in this process.
@@ -60,7 +62,7 @@ def write_training_set(
     _check_numbers(photo_crops=photo_crops, scenes=scenes, lowest=0)
     if not photo_crops + scenes:
         raise ValueError("photo_crops + scenes must be at least 1, got 0. Ask for some of either.")
-    _check_numbers(composites_per_crop=composites_per_crop, workers=workers)
+    _check_numbers(composites_per_crop=composites_per_crop, changes_per_mask=changes_per_mask, workers=workers)
     if photographs is None:
         photographs = find_photographs().train if photo_crops else ()
     if photo_crops and not photographs:
@@ -73,12 +75,15 @@ def write_training_set(
             number=number,
             photographs=(photographs[number % len(photographs)], photographs[(number * 7 + 3) % len(photographs)]),
             composites=composites_per_crop,
+            changes=changes_per_mask,
             **common,
         )
         for number in range(photo_crops)
     ]
     items += [TrainingScene(subset="Scenes", name=f"s{number:06d}", number=number, **common) for number in range(scenes)]
     settings = dict(kind="train", photo_crops=photo_crops, scenes=scenes, composites_per_crop=composites_per_crop, **common)
+    if changes_per_mask != 1:  # named only here: folders from before it was an option go on as they were
+        settings["changes_per_mask"] = changes_per_mask
     settings["photographs"] = [photograph.name for photograph in photographs]
     return _write(Path(root), items, "IHD_train.txt", settings, workers)
 
@@ -191,9 +196,9 @@ def _claim(root: Path, settings: dict) -> None:
         write_beside(file, (json.dumps(settings, indent=1) + "\n").encode())
         return
     found = json.loads(file.read_text())
-    for key in settings:
-        if found.get(key) != settings[key]:
-            was, now = (str(value)[:60] for value in (found.get(key), settings[key]))
+    for key in {**settings, **found}:
+        if found.get(key) != settings.get(key):
+            was, now = (str(value)[:60] for value in (found.get(key), settings.get(key)))
             raise ValueError(f"{key} must be {was} as in {file}, got {now}. Choose another --root, or delete this one.")
 
 

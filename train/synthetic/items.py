@@ -54,12 +54,13 @@ class DrawnItem:
 
 @dataclasses.dataclass
 class Composite:
-    """One composite: `image` [H,W,3] uint8, `mask` [H,W] uint8 0..255, and what was done."""
+    """One composite: `image` [H,W,3] uint8, `mask` [H,W] uint8 0..255, and what was done. `again`: the mask is that of the one before."""
 
     image: np.ndarray
     mask: np.ndarray
     region: str
     change: str
+    again: bool = False
 
 
 @dataclasses.dataclass
@@ -73,10 +74,12 @@ class DrawnImages:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCrop(DrawnItem):
-    """A random crop of `photographs[0]`; the second photograph gives colours for transfers."""
+    """A random crop of `photographs[0]`; the second photograph gives colours for transfers. `composites` masks, each changed
+    `changes` times."""
 
     photographs: tuple[Photograph, Photograph]
     composites: int
+    changes: int = 1
 
     def draw(self) -> DrawnImages:
         generator = self.generator()
@@ -88,13 +91,16 @@ class TrainingCrop(DrawnItem):
                 real = np.ascontiguousarray(real[:, ::-1])
             painter = RegionPainter(real)
             composites: list[Composite] = []
+            wanted = self.composites * self.changes
             for _ in range(4 * self.composites):
-                if len(composites) == self.composites:
+                if len(composites) == wanted:
                     break
-                composite = _recoloured(painter, other, generator, SMALLEST_SHARE, LARGEST_SHARE, hard=generator.random() < 0.5)
-                if composite is not None:
-                    composites.append(composite)
-            if len(composites) == self.composites:
+                changed = _recoloured(
+                    painter, other, generator, SMALLEST_SHARE, LARGEST_SHARE, hard=generator.random() < 0.5, changes=self.changes
+                )
+                if len(changed) == self.changes:
+                    composites += changed
+            if len(composites) == wanted:
                 return DrawnImages(real, composites, self.photographs[0].name)
         raise RuntimeError(
             f"photograph {self.photographs[0].name} must allow {self.composites} composites, got fewer in {_CROPS} crops. "
@@ -141,9 +147,10 @@ class TestItem(DrawnItem):
         for _ in range(20 * _CROPS):
             real = _crop(picture, generator, TEST_DRAWING_SIZE, smallest=0.8)
             low, high = TEST_RANGES[self.share_range]
-            drawn = _recoloured(RegionPainter(real), reference, generator, low, high, hard=True)
-            if drawn is None:
+            recoloured = _recoloured(RegionPainter(real), reference, generator, low, high, hard=True)
+            if not recoloured:
                 continue
+            drawn = recoloured[0]
             real = _resize(real, self.size)
             mask = np.where(_resize(drawn.mask, self.size) >= 128, 255, 0).astype(np.uint8)
             # `whole` is the recoloured picture without its mask: reducing first and masking last keeps the background exact.
@@ -152,7 +159,7 @@ class TestItem(DrawnItem):
         raise RuntimeError(f"photograph {source.name} must allow a test composite, got none. Leave it out.")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class _Recoloured(Composite):
     """A composite and `whole` [H,W,3] uint8, the picture with the change applied around the region too."""
 
@@ -165,10 +172,13 @@ def save_item(root: Path, item: DrawnItem) -> list[dict]:
     folder = root / item.subset
     write_beside(folder / "real_images" / f"{item.name}{item.suffix}", _encoded(drawn.real, item.suffix))
     records = []
-    for number, composite in enumerate(drawn.composites, start=1):
-        mask_name = f"{item.name}_{number}"
-        file = folder / "composite_images" / f"{mask_name}_1{item.suffix}"
-        write_beside(folder / "masks" / f"{mask_name}.png", _encoded(composite.mask, ".png"))
+    mask_number = change_number = 0
+    for composite in drawn.composites:
+        mask_number, change_number = (mask_number, change_number + 1) if composite.again else (mask_number + 1, 1)
+        mask_name = f"{item.name}_{mask_number}"
+        file = folder / "composite_images" / f"{mask_name}_{change_number}{item.suffix}"
+        if not composite.again:
+            write_beside(folder / "masks" / f"{mask_name}.png", _encoded(composite.mask, ".png"))
         write_beside(file, _encoded(composite.image, item.suffix))
         records.append(
             {
@@ -191,9 +201,9 @@ def write_beside(file: Path, content: bytes) -> None:
 
 
 def _recoloured(
-    painter: RegionPainter, other: np.ndarray, generator: np.random.Generator, low: float, high: float, *, hard: bool
-) -> _Recoloured | None:
-    """Recolour one region of the painter's picture; None when no region or no usable change was found.
+    painter: RegionPainter, other: np.ndarray, generator: np.random.Generator, low: float, high: float, *, hard: bool, changes: int = 1
+) -> list[_Recoloured]:
+    """Recolour one region of the painter's picture `changes` times; fewer, or none, when no region or no usable change was found.
 
     Args:
         other: [H,W,3] uint8, another photograph.
@@ -202,21 +212,24 @@ def _recoloured(
     """
     drawn = painter.draw(generator, low, high)
     if drawn is None:
-        return None
+        return []
     soft, region = drawn
     mask = np.where(soft >= 0.5, 255, 0).astype(np.uint8) if hard else np.round(soft * 255).astype(np.uint8)
     weight = mask[..., None].astype(np.float32) / 255
     real = painter.image.astype(np.float32) / 255
     # Edge pixels need changed colours too; the colours around serve the reduced test sets.
     touched = _grown(mask > 0)
-    for _ in range(_CHANGES_PER_REGION):
+    found: list[_Recoloured] = []
+    for _ in range(_CHANGES_PER_REGION * changes):
         changed, change, clipped = _change(real[touched], other, generator)
         whole = real.copy()
         whole[touched] = changed
         image = np.round((real + (whole - real) * weight) * 255).astype(np.uint8)
         if is_usable(foreground_mse(image, painter.image, mask), clipped):
-            return _Recoloured(image, mask, region, change, np.round(whole * 255).astype(np.uint8))
-    return None
+            found.append(_Recoloured(image, mask, region, change, bool(found), whole=np.round(whole * 255).astype(np.uint8)))
+            if len(found) == changes:
+                break
+    return found
 
 
 def _change(colours: np.ndarray, other: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, str, float]:
