@@ -31,7 +31,7 @@ def composite_name(image: str, mask: str, k: int | str, suffix: str = ".png") ->
 
 def check_name(name: str, what: str) -> None:
     """Refuse a name that is empty, hidden, or leads out of its folder. Raises: ValueError."""
-    if not name or name.startswith(".") or any(letter in name for letter in "/\\\0\n\r:"):
+    if name.splitlines() != [name] or name.startswith(".") or any(letter in name for letter in "/\\\0:"):  # lists have a name a line
         raise ValueError(f"{what} must be a plain file name without / \\ : and not begin with a dot, got {name!r}. Rename it.")
 
 

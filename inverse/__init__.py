@@ -14,6 +14,7 @@ _NAMES = {
     "save_harmony_classifier": "classifier",
     "unharmonious_probability": "classifier",
     "choose_candidates": "selection",
+    "save_pair": "pairs",
 }
 __all__ = sorted(_NAMES)
 

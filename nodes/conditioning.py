@@ -28,7 +28,7 @@ def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tenso
     """
     image = rgb_image(image)
     image, mask = same_batch({"image": image, "mask": mask_for(mask, image)})
-    _check_foreground(mask)
+    check_foreground(mask)
     _check_vae(vae, conditioning)
     factor = vae.spacial_compression_encode()
     padded_image = pad_to_multiple(image.movedim(-1, 1), factor).movedim(1, -1)
@@ -58,7 +58,8 @@ def _check_vae(vae, conditioning) -> None:
         )
 
 
-def _check_foreground(mask: torch.Tensor) -> None:
+def check_foreground(mask: torch.Tensor) -> None:
+    """Refuse a mask, of values in 0..1, that marks nothing. Raises: ValueError."""
     foreground = binarize_mask(mask) > 0
     if not foreground.any():
         raise ValueError(

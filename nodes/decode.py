@@ -8,20 +8,27 @@ from comfy_api.latest import io
 from ..common.images import paste_background as paste
 from ..common.masks import binarize_mask
 from . import images
-from .host_vae import HostHarmonyVAE
+from .host_vae import HostHarmonyVAE, Progress
 from .loaders import CATEGORY
 
 
 def decode_harmonized(
-    samples: dict, vae, image: torch.Tensor, mask: torch.Tensor, paste_background: bool, tile: int | None = None, node: str = "Harmony VAE Decode"
+    samples: dict,
+    vae,
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    paste_background: bool,
+    tile: int | None = None,
+    node: str = "Harmony VAE Decode",
+    progress: Progress | None = None,
 ) -> torch.Tensor:
     """LATENT -> IMAGE [B,H,W,3], decoded under (image, mask), of the image's own size.
 
     image: IMAGE of batch 1 or B. mask: MASK of batch 1 or B, of any size. With `paste_background` everything outside the mask
-    is the image's own pixels.
+    is the image's own pixels. progress: as `HostHarmonyVAE.decode_conditionally` has it.
     Raises: ValueError for a VAE that is not a Harmony-VAE, and for shapes that do not fit. Source: SPEC §3.
     """
-    _check_vae(vae, node)
+    check_harmony_vae(vae, node)
     latent = _latent(samples, vae)
     factor = vae.downscale_ratio
     image = images.rgb_image(image)
@@ -31,7 +38,7 @@ def decode_harmonized(
         _check_batch(name, tensor, latent)
     image, mask = images.same_batch({"image": image, "mask": mask})
     fitted_image, fitted_mask = (images.fit_to_latent(pixels, latent, factor) for pixels in (image, mask))
-    decoded = vae.decode_conditionally(latent, fitted_image, binarize_mask(fitted_mask), tile=tile)
+    decoded = vae.decode_conditionally(latent, fitted_image, binarize_mask(fitted_mask), tile=tile, progress=progress)
     # A latent of VAE Encode stands for the middle of an image of odd size: there the cropped image is the one to compare with.
     if all(padded >= side for padded, side in zip(decoded.shape[-2:], image.shape[-2:])):
         decoded = decoded[..., : image.shape[-2], : image.shape[-1]]
@@ -42,7 +49,8 @@ def decode_harmonized(
     return decoded.movedim(1, -1)
 
 
-def _check_vae(vae, node: str) -> None:
+def check_harmony_vae(vae, node: str) -> None:
+    """Refuse any other VAE, naming the node that needs it. Raises: ValueError."""
     if not isinstance(vae, HostHarmonyVAE):
         found = type(getattr(vae, "first_stage_model", vae)).__name__
         raise ValueError(f"{node} needs a Harmony-VAE; got a plain VAE ({found}), load a Harmony-VAE with 'Load Harmony-VAE'.")

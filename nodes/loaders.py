@@ -9,7 +9,7 @@ from .host_unet import host_model
 from .host_vae import HostHarmonyVAE
 
 CATEGORY = "DiffHarmony"
-DIRECTION = "diffharmony_direction"  # key of the empty prompt's CONDITIONING
+DIRECTION = "diffharmony_direction"  # key of the empty prompt's CONDITIONING, and name of the MODEL's attribute
 
 
 def load_host_vae(vae_name: str) -> HostHarmonyVAE:
@@ -28,7 +28,10 @@ def load_host_unet(unet_name: str, direction: str):
     unet = load_unet(folder_paths.get_full_path_or_raise("diffusion_models", unet_name))
     if unet.direction != direction:
         raise ValueError(f"{unet_name} must be a UNet of direction '{direction}', got '{unet.direction}'. Choose another file.")
-    return host_model(unet, unet.prediction_type), [[unet.empty_prompt_embeds, {DIRECTION: unet.direction}]]
+    patcher = host_model(unet, unet.prediction_type)
+    # on the model, not its patcher: clones of the patcher share it
+    setattr(patcher.model, DIRECTION, unet.direction)
+    return patcher, [[unet.empty_prompt_embeds, {DIRECTION: unet.direction}]]
 
 
 class LoadHarmonyVAE(io.ComfyNode):
@@ -78,3 +81,29 @@ class LoadHarmonizationUNet(io.ComfyNode):
     @classmethod
     def execute(cls, unet_name) -> io.NodeOutput:
         return io.NodeOutput(*load_host_unet(unet_name, direction="harmonize"))
+
+
+class LoadInverseUNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiffHarmonyLoadInverseUNet",
+            display_name="Load Inverse UNet",
+            category=CATEGORY,
+            description="Loads an inverse UNet, which makes composites out of a real photograph, and the empty prompt that is kept in its file.",
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=folder_paths.get_filename_list("diffusion_models"),
+                    tooltip="An inverse UNet file in models/diffusion_models.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For Inverse Candidates."),
+                io.Conditioning.Output(display_name="empty_prompt", tooltip="For Inverse Candidates."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, unet_name) -> io.NodeOutput:
+        return io.NodeOutput(*load_host_unet(unet_name, direction="invert"))

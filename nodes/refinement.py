@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.model_patcher
@@ -14,6 +13,7 @@ from comfy_api.latest import io
 
 from ..common.images import paste_background as paste
 from . import images as host_images
+from .folders import register_folder
 from .loaders import CATEGORY
 
 if TYPE_CHECKING:
@@ -24,15 +24,7 @@ Refinement = io.Custom("DIFFHARMONY_REFINEMENT")
 # Values that one image takes at the stage's size, per pixel and per channel of the first level: 17.5 measured for the released widths.
 VALUES_PER_PIXEL = 20
 
-
-def register_folder() -> None:
-    """Make models/harmony_refinement known to the host, besides what its extra_model_paths.yaml names for it."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
-    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, folder_paths.supported_pt_extensions)
-
-
-register_folder()
+register_folder(FOLDER)
 
 
 class HostRefinement:

@@ -1,0 +1,138 @@
+"""Pairs added one after another to a data set in iHarmony4's layout, never over what it holds (SPEC §7)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..common.checkpoint import written_whole
+from ..common.images import save_image, tensor_to_pil
+from ..common.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name
+from ..common.masks import check_image, check_image_and_mask
+
+MASK = "1"  # a pair is added with one mask
+
+
+def save_pair(
+    output: str | os.PathLike, dataset: str, subset: str, name: str, composites: torch.Tensor, mask: torch.Tensor, real: torch.Tensor
+) -> list[Path]:
+    """Add composites of one real image to the data set `<output>/<dataset>` and to its training list.
+
+    composites: [N,3,H,W], real: [1,3,H,W], floating, -1..1. mask: [1,1,H,W] in 0..1, kept soft. They become
+    `<subset>/real_images/<name>-<number>.png`, `masks/<name>-<number>_1.png` and `composite_images/<name>-<number>_1_<k>.png`, k from 1,
+    with the first number after all that the subset has. Files appear whole, and the list names them last.
+    Returns: the composites' paths below `output`.
+    Raises: ValueError for a name that leads out of its folder, a link that leads out of `output`, shapes that do not fit, or a list
+    that is no plain file. Source: SPEC §7.
+    """
+    for what, part in (("dataset", dataset), ("subset", subset), ("name", name)):
+        check_name(part, what)
+        if part != part.strip():
+            raise ValueError(f"{what} must not begin or end with a space, got {part!r}. Rename it.")
+    _check_images(composites, mask, real)
+    root = Path(output) / dataset
+    folders = {kind: root / subset / kind for kind in (REALS, MASKS, COMPOSITES)}
+    for folder in folders.values():
+        _make_inside(folder, Path(output))
+    listed = _read_list(root / TRAIN_LIST)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".pair-") as scratch:
+        staged = _write(Path(scratch), composites, mask, real)
+        for number in itertools.count(_next_number(name, folders.values())):
+            targets = list(_targets(folders, f"{name}-{number:05d}", len(composites)))
+            if _move_all(staged, targets):
+                break
+        made = targets[2:]
+        try:
+            lines = "".join(f"{path.relative_to(root).as_posix()}\n" for path in made)
+            with written_whole(root / TRAIN_LIST) as temporary:
+                temporary.write_bytes(listed + lines.encode())
+        except BaseException:
+            _remove(targets)
+            raise
+    return [path.relative_to(output) for path in made]
+
+
+def _check_images(composites: torch.Tensor, mask: torch.Tensor, real: torch.Tensor) -> None:
+    check_image(composites, "composite")
+    check_image_and_mask(real, mask, "real")
+    for what, values in (("real", real), ("mask", mask)):
+        if values.shape[0] != 1:
+            raise ValueError(f"{what} must be one for all composites, got a batch of {values.shape[0]}. Save the pairs one after another.")
+    if composites.shape[-2:] != real.shape[-2:]:
+        sizes = [f"{image.shape[-1]} x {image.shape[-2]} px" for image in (real, composites)]
+        raise ValueError(f"composite must have the real image's size, {sizes[0]}, got {sizes[1]}. Pass the image that it was made of.")
+
+
+def _make_inside(folder: Path, output: Path) -> None:
+    found = folder.resolve()
+    if not found.is_relative_to(output.resolve()):
+        raise ValueError(f"{folder} must lie in the output folder, got a link to {found}. Remove the link, or choose another name.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _read_list(path: Path) -> bytes:
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} must be a plain file, got a link or a folder. Move it away.")
+    listed = path.read_bytes() if path.exists() else b""
+    return listed if not listed or listed.endswith(b"\n") else listed + b"\n"
+
+
+def _write(folder: Path, composites: torch.Tensor, mask: torch.Tensor, real: torch.Tensor) -> list[Path]:
+    """Files in the order of `_targets`."""
+    grey = tensor_to_pil(mask.to(torch.float32).expand(-1, 3, -1, -1) * 2 - 1)[0].convert("L")
+    paths = [folder / "real.png", folder / "mask.png", *(folder / f"{k}.png" for k in range(len(composites)))]
+    grey.save(paths[1])
+    for picture, path in zip((real, *composites), (paths[0], *paths[2:]), strict=True):
+        save_image(picture, path)
+    return paths
+
+
+def _targets(folders: dict[str, Path], image: str, count: int) -> Iterator[Path]:
+    yield folders[REALS] / f"{image}.png"
+    yield folders[MASKS] / f"{image}_{MASK}.png"
+    for k in range(1, count + 1):
+        yield folders[COMPOSITES] / composite_name(image, MASK, k)
+
+
+def _next_number(name: str, folders: list[Path]) -> int:
+    numbered = re.compile(rf"{re.escape(name)}-(\d+)[_.].*", re.IGNORECASE)  # some disks do not tell cases apart
+    found = (numbered.fullmatch(entry) for folder in folders for entry in os.listdir(folder))
+    return max((int(match[1]) for match in found if match), default=0) + 1
+
+
+def _move_all(sources: list[Path], targets: list[Path]) -> bool:
+    """All of them to their places, or none when a place is taken: False."""
+    if any(os.path.lexists(target) for target in targets):
+        return False
+    moved = []
+    try:
+        for source, target in zip(sources, targets, strict=True):
+            _move_new(source, target)
+            moved.append(target)
+    except FileExistsError:  # another process was faster
+        _remove(moved)
+        return False
+    except BaseException:
+        _remove(moved)
+        raise
+    return True
+
+
+def _move_new(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, which a link could tell of a file that came up meanwhile
+        source.rename(target)
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
