@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,13 +9,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ...common.checkpoint import read_json, written_whole
+from ...common.checkpoint import written_whole
+from ...common.claims import claim, digest
 from ...common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ...diffusion.harmonization import harmonize
 from ...diffusion.unet import load_unet
 from ...harmony_vae import load_harmony_vae, load_vae
 from ...refinement import load_refinement
 from ...train.data import Pair
+from ...train.processes import on_main
 from ..folders import read_picture
 from .paper import Method
 
@@ -57,9 +57,13 @@ def predict(
     Raises: ValueError when the folder was begun with other settings; as the loaders do. Source: SPEC §2, §8.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
+
+    def begin() -> None:
         digests = {name: digest(models[name]) for name in method.models}
-        claim(folder, Settings(size, kept, method.conditional, STEPS, seed, digests))
+        claim(folder, asdict(Settings(size, kept, method.conditional, STEPS, seed, digests)))
+
+    # a process that works alone may be one of several, the others waiting for it elsewhere
+    on_main(begin) if processes > 1 else begin()
     missing = [(index, pair) for index, pair in list(enumerate(pairs))[rank::processes] if not _path(folder, pair).is_file()]
     if not missing:
         return
@@ -75,29 +79,6 @@ def predict(
         )  # fmt: skip
         with written_whole(_path(folder, pair)) as temporary:
             _square(tensor_to_pil(result)[0], kept).save(temporary, format="png")
-
-
-def claim(folder: Path, settings: Settings) -> None:
-    """Write down what the folder is made with, or refuse one that was begun with other settings."""
-    file = folder / "settings.json"
-    if file.is_file():
-        found = read_json(file)
-        for name, value in asdict(settings).items():
-            if found.get(name) != value:
-                raise ValueError(f"{name} must be {found.get(name)!r} to go on in {folder}, got {value!r}. Choose another --out, or delete the folder.")
-        return
-    with written_whole(file) as temporary:
-        temporary.write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-
-
-def digest(path: Path) -> str:
-    """Of a checkpoint file's bytes, or of all files of a folder."""
-    sha = hashlib.sha256()
-    for file in sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                sha.update(chunk)
-    return sha.hexdigest()[:16]
 
 
 def _path(folder: Path, pair: Pair) -> Path:
