@@ -177,8 +177,9 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             f"({_reason(error)}). "
             "Copy it again, or convert it to safetensors where you trust it."
         ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise ValueError(f"{path} must hold a state dict of tensors, got {type(loaded).__name__}. Save model.state_dict() instead.")
     return loaded
