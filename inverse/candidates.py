@@ -1,0 +1,105 @@
+"""Candidates: composites made of one real photograph, each from a seed of its own (SPEC §4)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from ..diffusion.conditioned import Conditioned, Size
+from ..diffusion.sampler import STEPS, Progress, sample_generators
+
+DIRECTION = "invert"
+
+
+def candidate_seed(base_seed: int, image: str, mask: str, k: int) -> int:
+    """The seed of candidate `k` of a real image and one of its masks: 0 <= seed < 2**63, from a SHA-256 of all four.
+
+    image, mask: names without folder and suffix ("a0001", "1"); the two spellings of accented letters (composed, decomposed) are
+    one. It depends on nothing else: not on the order, the number of candidates, or the process.
+    """
+    return name_hash("candidate", base_seed, image, mask, k) % 2**63
+
+
+def name_hash(purpose: str, base_seed: int, image: str, mask: str, k: int) -> int:
+    """A number of 64 bits that looks random, from a SHA-256 of all arguments. Other purposes give unrelated numbers."""
+    names = [unicodedata.normalize("NFC", name) for name in (image, mask)]
+    # JSON keeps ("a", "b_c") and ("a_b", "c") apart, and an int's text does not depend on its type
+    text = json.dumps([purpose, int(base_seed), *names, int(k)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def generate_candidates(
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    real: torch.Tensor,
+    mask: torch.Tensor,
+    seeds: Sequence[int],
+    *,
+    steps: int = STEPS,
+    size: Size = None,
+    paste_background: bool = True,
+    keep_detail: bool = True,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Make composites of one real image with the inverse pair: as many as there are seeds.
+
+    vae: an inverse HarmonyVAE. unet: an inverse UNet from `load_unet`. real: [1, 3, H, W], floating, -1..1, any size. mask:
+    [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted.
+    seeds: one whole number per candidate (see `candidate_seed`). steps, size, keep_detail, device: as in `harmonize`.
+    paste_background: outside the mask a candidate is then the real image, bit for bit.
+    The real image's latent and condition are computed once. Candidate j depends on seeds[j] only, bit for bit, whatever the other
+    seeds (on a CPU: at the same number of threads). progress: called with (candidates done, candidates).
+    Returns: [K, 3, H, W], real's dtype and device, -1..1.
+    Raises: ValueError for models of the other direction, shapes, ranges or options that do not fit; RuntimeError when a result is not
+    finite. Source: SPEC §4.
+    """
+    drawn = draw_candidates(
+        vae, unet, real, mask, seeds, steps=steps, size=size, paste_background=paste_background, keep_detail=keep_detail, device=device
+    )  # fmt: skip
+    candidates = real.new_empty(len(seeds), *real.shape[1:])
+    for index, candidate in enumerate(drawn):
+        candidates[index] = candidate[0]
+        if progress is not None:
+            progress(index + 1, len(seeds))
+    return candidates
+
+
+def draw_candidates(
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    real: torch.Tensor,
+    mask: torch.Tensor,
+    seeds: Sequence[int],
+    *,
+    steps: int = STEPS,
+    size: Size = None,
+    paste_background: bool = True,
+    keep_detail: bool = True,
+    device: torch.device | str | None = None,
+) -> Iterator[torch.Tensor]:
+    """The candidates of `generate_candidates` one after another, each [1, 3, H, W]. What it refuses is refused at once."""
+    check_inverse(vae, "vae")
+    check_inverse(unet, "unet")
+    conditioned = Conditioned(
+        vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True, keep_detail=keep_detail, device=device, name="real"
+    )  # fmt: skip
+    if conditioned.original.shape[0] != 1:
+        raise ValueError(f"real and mask must be one image and one mask, got a batch of {conditioned.original.shape[0]}. Pass them one by one.")
+    if len(seeds) < 1:
+        raise ValueError("seeds must be at least one, got none. Pass a seed for each candidate.")
+    generators = sample_generators(list(seeds), len(seeds))
+    # one at a time: in a larger batch the same sums are taken in another order
+    return (conditioned.draw([generator], steps=steps) for generator in generators)
+
+
+def check_inverse(model: torch.nn.Module, name: str) -> None:
+    """Refuse a model that was trained to harmonize; one without `.direction` passes. Raises: ValueError. Source: SPEC §4."""
+    direction = getattr(model, "direction", None)
+    if direction not in (None, DIRECTION):
+        raise ValueError(f"{name} must be of direction {DIRECTION!r}, got {direction!r}. Load the model that was trained with --direction invert.")
