@@ -2,10 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .classifier import HarmonyScore, LoadHarmonyClassifier
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
-from .loaders import LoadHarmonizationUNet, LoadHarmonyVAE
+from .inverse_candidates import InverseCandidates
+from .loaders import LoadHarmonizationUNet, LoadHarmonyVAE, LoadInverseUNet
 from .refinement import HarmonyRefine, LoadHarmonyRefinement
+from .save_pair import SaveHarmonizationPair
+from .selection import SelectMostUnharmonious
 
 
 class DiffHarmonyExtension(ComfyExtension):
@@ -13,9 +17,15 @@ class DiffHarmonyExtension(ComfyExtension):
         return [
             LoadHarmonyVAE,
             LoadHarmonizationUNet,
+            LoadInverseUNet,
+            LoadHarmonyClassifier,
             LoadHarmonyRefinement,
             HarmonyConditioning,
             HarmonyVAEDecode,
             HarmonyVAEDecodeTiled,
             HarmonyRefine,
+            InverseCandidates,
+            HarmonyScore,
+            SelectMostUnharmonious,
+            SaveHarmonizationPair,
         ]

@@ -10,6 +10,8 @@ import torch
 from ..common.images import pad_to_multiple, resize_mask
 
 ROUNDING = 1e-3
+# ComfyUI 0.30 loads the white of a grey picture as this.
+WHITE = 254 / 255
 
 
 def rgb_image(image: torch.Tensor) -> torch.Tensor:
@@ -34,7 +36,8 @@ def mask_for(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     # Resized and blurred masks overshoot by rounding. NaN fails the comparison too.
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise ValueError(f"mask must lie between 0 and 1, got values from {low:g} to {high:g}. Clamp it first.")
-    return resize_mask(mask.clamp(0, 1), image.shape[1:3])
+    mask = torch.where(mask >= WHITE - ROUNDING, 1.0, mask.clamp(0, 1))
+    return resize_mask(mask, image.shape[1:3])
 
 
 def same_batch(named: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
@@ -13,8 +12,8 @@ from comfy_api.latest import io
 
 from ..common.images import paste_background as paste
 from . import images as host_images
-from .folders import register_folder
 from .loaders import CATEGORY
+from .managed import managed, register_folder
 
 if TYPE_CHECKING:
     from ..refinement import HarmonyRefinement
@@ -33,13 +32,8 @@ class HostRefinement:
     def __init__(self, model: HarmonyRefinement):
         self.device = model_management.vae_device()
         self.dtype = model_management.vae_dtype(self.device)
-        self.model = torch.nn.Module.to(model, self.dtype).eval().requires_grad_(False)
-        # the host sets `device` on what it manages, which diffusers' models do not let it
-        managed = torch.nn.Sequential(self.model)
-        model_management.archive_model_dtypes(managed)
-        self.patcher = comfy.model_patcher.CoreModelPatcher(
-            managed, load_device=self.device, offload_device=model_management.vae_offload_device()
-        )
+        self.model = torch.nn.Module.to(model, self.dtype)
+        self.patcher = managed(self.model, self.device)
 
     def refine(self, harmonized: torch.Tensor, composite: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """harmonized, composite [B,3,H,W] in 0..1, mask [B,1,H,W] in 0..1 -> [B,3,H,W] in 0..1 on the host's intermediate device."""

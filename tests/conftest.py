@@ -30,10 +30,9 @@ def host(request):
 @pytest.fixture(scope="session")
 def server(host, made, tmp_path_factory):
     with ComfyServer(tmp_path_factory.mktemp("comfy ui ü"), host) as running:
-        for path in made.glob("*vae.safetensors"):
-            running.add_model("vae", path)
-        for path in made.glob("*unet.safetensors"):
-            running.add_model("diffusion_models", path)
+        for folder, ending in (("vae", "vae"), ("diffusion_models", "unet"), ("harmony_classifiers", "classifier")):
+            for path in made.glob(f"*{ending}.safetensors"):
+                running.add_model(folder, path)
         for path in made.glob("*.png"):
             running.add_input(path)
         yield running

@@ -25,6 +25,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "diffharmony"
 VERSIONS = ("0.30.0", "0.18.2")
+# The tiny family: name -> folder of models/.
+TINY_MODELS = {"harmony_vae": "vae", "harmonization_unet": "diffusion_models"}
+TINY_INVERSE_MODELS = {"inverse_harmony_vae": "vae", "inverse_unet": "diffusion_models", "harmony_classifier": "harmony_classifiers"}
 START_SECONDS = 180
 STOP_SECONDS = 10
 
@@ -93,6 +96,7 @@ class ComfyServer:
         """Link a weights file into models/<folder>, under another name if one is given; returns the name that a loader node shows."""
         path = Path(path).resolve(strict=True)
         target = self.base / "models" / folder / (name or path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         target.symlink_to(path)
         return target.name
@@ -104,15 +108,17 @@ class ComfyServer:
         return name
 
     def add_demo(self) -> None:
-        """Make the tiny models and the demo's pictures available, under the names that `workflows/harmonize.json` has.
+        """Make the tiny models, the inverse ones where they are there, and the demo's pictures available, under the names that the
+        workflows have.
 
         Raises: RuntimeError when the tiny models are not there.
         """
-        for folder, name in (("vae", "harmony_vae"), ("diffusion_models", "harmonization_unet")):
+        for name, folder in {**TINY_MODELS, **TINY_INVERSE_MODELS}.items():
             path = REPOSITORY / "assets" / "tiny" / f"{name}.safetensors"
-            if not path.is_file():
+            if path.is_file():
+                self.add_model(folder, path)
+            elif name in TINY_MODELS:
                 raise RuntimeError(f"the tiny models must be there, but {path.relative_to(REPOSITORY)} is not. Run: make tiny")
-            self.add_model(folder, path)
         for picture in sorted((REPOSITORY / "assets" / "demo").glob("*.png")):
             self.add_input(picture)
 

@@ -13,13 +13,14 @@ HEIGHT, WIDTH = 96, 128
 
 
 def make_models(folder: Path) -> None:
-    """Write harmony_vae, plain_vae, inverse_vae, broken_vae (overflows), harmonization_unet (v-prediction) and inverse_unet
-    (.safetensors) into `folder`."""
+    """Write harmony_vae, plain_vae, inverse_harmony_vae, broken_vae (overflows), harmonization_unet (v-prediction), inverse_unet,
+    harmony_classifier and crop_classifier (needs a mask) (.safetensors) into `folder`."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from diffharmony.common.checkpoint import write_checkpoint
     from diffharmony.diffusion import save_unet
     from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
+    from diffharmony.inverse import HarmonyClassifier, save_harmony_classifier
 
     torch.manual_seed(0)
     plain = AutoencoderKL(
@@ -36,7 +37,7 @@ def make_models(folder: Path) -> None:
         if "skip_conv" in name or "add_conv_in" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     save_harmony_vae(vae, folder / "harmony_vae.safetensors", dtype=torch.float32)
-    save_harmony_vae(vae, folder / "inverse_vae.safetensors", direction="invert", dtype=torch.float32)
+    save_harmony_vae(vae, folder / "inverse_harmony_vae.safetensors", direction="invert", dtype=torch.float32)
     broken = {name: torch.full_like(value, 3e38) if name == "latent_skip_conv.bias" else value for name, value in vae.state_dict().items()}
     write_checkpoint(folder / "broken_vae.safetensors", broken, kind="harmony_vae", config=_config_of(vae), direction="harmonize")
     unet = UNet2DConditionModel(
@@ -53,6 +54,10 @@ def make_models(folder: Path) -> None:
     for name, direction in (("harmonization_unet", "harmonize"), ("inverse_unet", "invert")):
         path = folder / f"{name}.safetensors"
         save_unet(unet, path, empty_prompt_embeds=prompt, direction=direction, prediction_type="v_prediction")
+    for name, crop in (("harmony_classifier", False), ("crop_classifier", True)):
+        classifier = HarmonyClassifier(backbone="small", input_size=64, widths=(8, 16), crop=crop)
+        torch.nn.init.normal_(classifier.probe[-1].weight, std=0.1)  # scores that are neither alike nor all 0 or 1
+        save_harmony_classifier(classifier, folder / f"{name}.safetensors", dtype=torch.float32)
 
 
 def _config_of(vae) -> dict:
@@ -64,7 +69,8 @@ def make_pictures(folder: Path) -> None:
     generator = np.random.default_rng(0)
     picture = _picture(generator, HEIGHT, WIDTH)
     mask = _ellipse(HEIGHT, WIDTH)
-    Image.fromarray(picture).save(folder / "composite.png")
+    for name in ("composite", "real"):  # what the workflows load
+        Image.fromarray(picture).save(folder / f"{name}.png")
     Image.fromarray(_picture(generator, HEIGHT, WIDTH)).save(folder / "second.png")
     Image.fromarray(np.dstack([picture, np.full_like(mask, 200)])).save(folder / "rgba.png")
     Image.fromarray(_picture(generator, 75, 101)).save(folder / "odd.png")

@@ -51,7 +51,7 @@ def test_an_inverse_unet_is_refused_by_the_harmonization_loader(error_of):
 
 
 def test_a_harmony_vae_of_the_other_direction_is_refused(error_of):
-    message = error_of(harmonize(vae="inverse_vae.safetensors"))
+    message = error_of(harmonize(vae="inverse_harmony_vae.safetensors"))
     assert "vae must be a Harmony-VAE of direction 'harmonize', as the UNet is, got 'invert'" in message
 
 
