@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import multiprocessing
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,3 +24,19 @@ def run_benchmark(options: type, run: Callable[[Any], Any], table: Callable[[Any
         with written_whole(config.out) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"Wrote {config.out}")
+
+
+def cpu_seconds() -> float | None:
+    """CPU time that this process and the processes that it started and that still run have taken; None where the system does not tell.
+
+    Unlike the clock on the wall it does not count what else the machine does.
+    """
+    try:
+        clock_of = ctypes.CDLL(None).clock_getcpuclockid  # POSIX, but not everywhere
+    except (AttributeError, TypeError):
+        return None
+    total, clock = time.process_time(), ctypes.c_int()
+    for child in multiprocessing.active_children():
+        if clock_of(child.pid, ctypes.byref(clock)) == 0:
+            total += time.clock_gettime(clock.value)
+    return total

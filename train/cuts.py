@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from .lists import Pair
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size. What is left to the resize: with 1.5, the result is as near to that of the
 # whole picture as a bilinear resize is to a bicubic one (about 40 dB); with 1, there would be aliasing.
 LEFT_TO_RESIZE = 1.5
+REACH = 1  # pixels of the resized mask that a bilinear filter spreads a pixel over, to each side
 
 
 class BadImage(ValueError):
@@ -48,8 +50,7 @@ def read_cut(
         factor = reduction(crop, size)
         left, top, right, bottom = on_grid(crop, factor, mask.size)
         box = tuple(factor * value for value in (left, top, right, bottom))
-        mask = mask.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=LEFT_TO_RESIZE)
-        cuts = [torch.from_numpy((np.asarray(mask) >= 128).view(np.uint8))[None]]
+        cuts = [torch.from_numpy(_two_level(mask, box, size))[None]]
         for path, image in ((pair.composite, composite), (pair.real, real)):
             pixels, reduced = _pixels(image, path, factor)
             scale = factor // reduced
@@ -98,6 +99,29 @@ def on_grid(crop: tuple[float, float, float, float], factor: int, size: tuple[in
     width, height = (side // factor for side in size)
     right, bottom = min(max(right, left + 1), width), min(max(bottom, top + 1), height)
     return min(left, right - 1), min(top, bottom - 1), right, bottom
+
+
+def _two_level(mask: Image.Image, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """[S,S] uint8: 1 where at least half of what is in `box` is foreground, by a bilinear resize with antialias."""
+    found = np.zeros((size, size), np.uint8)
+    foreground = mask.getbbox()
+    if foreground is None:
+        return found
+    # only the part that the foreground can reach is resized: most foregrounds are small
+    spans = []
+    for low, high, start, stop in ((foreground[0], foreground[2], box[0], box[2]), (foreground[1], foreground[3], box[1], box[3])):
+        scale = (stop - start) / size
+        first = max(0, floor((low - start) / scale) - REACH)
+        last = min(size, ceil((high - start) / scale) + REACH)
+        if first >= last:
+            return found
+        spans.append((first, last, start + first * scale, start + last * scale))
+    (left, right, x, x_end), (top, bottom, y, y_end) = spans
+    part = mask.resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR, box=(x, y, x_end, y_end), reducing_gap=LEFT_TO_RESIZE
+    )
+    found[top:bottom, left:right] = np.asarray(part) >= 128
+    return found
 
 
 def _open(path: Path) -> Image.Image:
