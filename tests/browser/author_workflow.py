@@ -1,52 +1,28 @@
-"""Write workflows/harmonize.json from the API-format prompt of tests/host/prompts.py, through ComfyUI's own frontend.
+"""Write the workflows of workflows/ from the API-format prompts of tests/host, through ComfyUI's own frontend.
 
-    .venv/bin/python -m diffharmony.tests.browser.author_workflow
+    .venv/bin/python -m diffharmony.tests.browser.author_workflow [harmonize inverse build_dataset]
 
-Needs Chromium and the tiny models. Also takes out/harmonize_workflow.png, a picture of the graph to look at.
+Needs Chromium and the tiny models. Also takes out/<name>_workflow.png, pictures of the graphs to look at.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.browser.frontend import open_frontend
 from diffharmony.tests.host import prompts
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
 
-# Node of the prompt -> (position, size, title or None for the node's own).
-LAYOUT: dict[str, tuple[tuple[int, int], tuple[int, int], str | None]] = {
-    "composite": ((40, 80), (300, 330), "Composite image"),
-    "mask": ((40, 460), (300, 350), "Foreground mask (white = foreground)"),
-    "vae": ((380, 80), (330, 60), None),
-    "unet": ((380, 190), (330, 80), None),
-    "conditioning": ((750, 80), (260, 110), None),
-    "sampler": ((1050, 80), (290, 270), None),
-    "decode": ((1380, 80), (270, 130), None),
-    "conditional": ((1690, 80), (380, 380), "Harmonized image"),
-    "plain_decode": ((1380, 510), (270, 50), "VAE Decode, for comparison"),
-    "plain": ((1690, 510), (380, 350), "Plain decode"),
-}
-NOTE = {
-    "pos": [380, 460],
-    "size": [630, 190],
-    "title": "How to use",
-    "text": (
-        "**Harmonize a composite image**\n\n"
-        "1. Load the composite image (a foreground pasted on a background) and its mask. In the mask, white is the foreground.\n"
-        "2. Queue. The foreground is relit to match the background; everything outside the mask stays as it is.\n\n"
-        "The KSampler settings belong to the model: *euler_ancestral*, *normal*, 5 steps, cfg 1, denoise 1.\n\n"
-        "**Harmony VAE Decode** decodes under the composite and its mask, which keeps fine detail. "
-        "The plain VAE Decode below it shows the difference."
-    ),
-}
-
 # `graph` holds the last node that `loadApiJson` made; a note exists only in the frontend.
 ARRANGE = """
-async ({api, layout, note}) => {
-  app.loadApiJson(api, 'harmonize');
+async ({api, name, layout, note}) => {
+  app.loadApiJson(api, name);
   for (const [id, [pos, size, title]] of Object.entries(layout)) {
     const node = app.graph.getNodeById(Number(id));
     node.pos = pos;
@@ -80,19 +56,29 @@ def numbered(prompt: prompts.Prompt) -> tuple[dict[str, Any], dict[str, int]]:
     return api, numbers
 
 
+def author(server: ComfyServer, name: str) -> Path:
+    """Write one workflow, and its picture into out/."""
+    example = EXAMPLES[name]
+    api, numbers = numbered(example.prompt())
+    layout = {numbers[node]: place for node, place in example.layout.items()}
+    with open_frontend(server.url, needs=example.needs) as page:
+        workflow = page.evaluate(ARRANGE, {"api": api, "name": name, "layout": layout, "note": dataclasses.asdict(example.note)})
+        page.wait_for_timeout(3000)
+        (REPOSITORY / "out").mkdir(exist_ok=True)
+        page.screenshot(path=REPOSITORY / "out" / f"{name}_workflow.png")
+    path = REPOSITORY / "workflows" / f"{name}.json"
+    path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
 def main() -> None:
-    api, numbers = numbered(prompts.harmonize())
-    layout = {numbers[name]: place for name, place in LAYOUT.items()}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=list(EXAMPLES), metavar="name", help="which workflows; all of them by default")
+    names = parser.parse_args().names or list(EXAMPLES)
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         server.add_demo()
-        with open_frontend(server.url) as page:
-            workflow = page.evaluate(ARRANGE, {"api": api, "layout": layout, "note": NOTE})
-            page.wait_for_timeout(3000)
-            (REPOSITORY / "out").mkdir(exist_ok=True)
-            page.screenshot(path=REPOSITORY / "out" / "harmonize_workflow.png")
-    path = REPOSITORY / "workflows" / "harmonize.json"
-    path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{path.relative_to(REPOSITORY)}: {len(workflow['nodes'])} nodes")
+        for name in names:
+            print(author(server, name).relative_to(REPOSITORY))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Help, translations and the example workflow, as the host serves them."""
+"""Help, translations and the example workflows, as the host serves them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 
+from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.host.comfy_server import EXTENSION, REPOSITORY
 from diffharmony.tests.host.test_inside import run_inside
 
@@ -38,8 +39,9 @@ def test_translations_are_served(server):
     assert json.loads(get(server, "/i18n"))["en"]["nodeDefs"]["DiffHarmonyVAEDecode"] == DEFINITIONS["DiffHarmonyVAEDecode"]
 
 
-def test_the_example_workflow_is_in_the_template_browser_with_its_picture(server):
-    assert "harmonize" in json.loads(get(server, "/workflow_templates"))[EXTENSION]
-    workflow = json.loads(get(server, f"/api/workflow_templates/{EXTENSION}/harmonize.json"))
-    assert {node["type"] for node in workflow["nodes"]} >= {"DiffHarmonyVAEDecode", "KSampler"}
-    assert get(server, f"/api/workflow_templates/{EXTENSION}/harmonize.jpg")[:2] == b"\xff\xd8"
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_workflows_are_in_the_template_browser_with_their_pictures(server, name):
+    assert name in json.loads(get(server, "/workflow_templates"))[EXTENSION]
+    workflow = json.loads(get(server, f"/api/workflow_templates/{EXTENSION}/{name}.json"))
+    assert EXAMPLES[name].needs in {node["type"] for node in workflow["nodes"]}
+    assert get(server, f"/api/workflow_templates/{EXTENSION}/{name}.jpg")[:2] == b"\xff\xd8"
