@@ -28,13 +28,15 @@ def select_candidates(
     Raises: ValueError for shapes that do not fit.
     """
     from ..inverse import choose_candidates
-    from ..inverse.candidates import distances_from_real
+    from ..inverse.distance import distances_from_real
 
     mask = host_images.mask_for(mask, real)
     check_foreground(mask)
     candidates, real = (image.movedim(-1, 1) * 2 - 1 for image in (candidates, real))
-    choice = choose_candidates(scores, distances_from_real(candidates, real, mask).tolist(), count=count, **limits)
-    return list(choice.chosen), "\n".join(f"{index}: {reason}" for index, reason in sorted(choice.rejected.items()))
+    distances = distances_from_real(candidates, real, mask).tolist()
+    choice = choose_candidates(scores, distances, count=count, **limits)
+    reasons = (f"{index}: {why} (distance {distances[index]:.1f}, score {scores[index]:.3f})" for index, why in sorted(choice.rejected.items()))
+    return list(choice.chosen), "\n".join(reasons)
 
 
 def select_of_each(
@@ -65,10 +67,6 @@ def select_of_each(
     if not indices:
         raise ValueError("at least one candidate must be within the limits, got none:\n" + "\n".join(reasons) + "\nWiden the limits.")
     return selected, indices, kept, reasons
-
-
-def _upper(name: str, limit: float, largest: float) -> dict[str, float]:
-    return {name: limit} if limit < largest else {}
 
 
 class SelectMostUnharmonious(io.ComfyNode):
@@ -125,5 +123,5 @@ class SelectMostUnharmonious(io.ComfyNode):
     def execute(
         cls, candidates, scores, real, mask, count=(1,), min_distance=(0.0,), max_distance=(LARGEST_DISTANCE,), max_score=(1.0,)
     ) -> io.NodeOutput:
-        limits = {"min_distance": min_distance[0], **_upper("max_distance", max_distance[0], LARGEST_DISTANCE), **_upper("max_score", max_score[0], 1.0)}
+        limits = {"min_distance": min_distance[0], "max_distance": max_distance[0], "max_score": max_score[0]}
         return io.NodeOutput(*select_of_each(candidates, scores, real, mask, count[0], **limits))
