@@ -82,10 +82,18 @@ def test_a_unet_that_the_host_cannot_be_is_refused(parity, name):
     assert REFUSED[name][1] in parity[name]["refused"]
 
 
-def test_out_of_memory_falls_back_to_tiles_under_the_condition(host, made):
-    measured = run_inside(host, "out_of_memory.py", made / "harmony_vae.safetensors")
-    assert measured["difference_from_tiled"] < 1e-5
-    assert measured["difference_from_plain"] > 0.05
-    assert measured["whole_attempts"] == 1
-    assert any("tiles of 64 px" in message for message in measured["messages"])
-    assert measured["other_error"] == "something else"
+@pytest.fixture(scope="module")
+def decoded(host, made):
+    return run_inside(host, "out_of_memory.py", made / "harmony_vae.safetensors")
+
+
+def test_one_condition_is_encoded_once_for_all_latents(decoded):
+    assert decoded["conditions_encoded"] == 1
+
+
+def test_out_of_memory_falls_back_to_tiles_under_the_condition(decoded):
+    assert decoded["difference_from_tiled"] < 1e-5
+    assert decoded["difference_from_plain"] > 0.05
+    assert decoded["whole_attempts"] == 1
+    assert any("tiles of 64 px" in message for message in decoded["messages"])
+    assert decoded["other_error"] == "something else"

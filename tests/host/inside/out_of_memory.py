@@ -1,4 +1,4 @@
-"""Let the conditional decode run out of memory: `out_of_memory.py VAE_FILE`. Prints one JSON object.
+"""Decode two latents under one condition, then let it run out of memory: `out_of_memory.py VAE_FILE`. Prints one JSON object.
 
 Memory cannot be made to run out on demand, so the library's decode raises torch's own error, for sizes above a limit.
 """
@@ -31,6 +31,10 @@ with torch.inference_mode():
     tiled = decode_harmonized(samples, vae, image, mask, False, tile=64)
     plain = vae.decode(samples["samples"])
     library = vae.first_stage_model.harmony_vae
+    encode_condition, encoded = library.encode_condition, []
+    library.encode_condition = lambda *args: encoded.append(args) or encode_condition(*args)
+    decode_harmonized(samples, vae, image, mask, False)
+    library.encode_condition = encode_condition
     decode, attempts = library.decode, []
 
     def limited(z, condition=None, *args, **kwargs):
@@ -58,6 +62,7 @@ print(
             "difference_from_tiled": (recovered - tiled).abs().max().item(),
             "difference_from_plain": (recovered - plain).abs().max().item(),
             "whole_attempts": whole_attempts,
+            "conditions_encoded": len(encoded),
             "messages": messages,
             "other_error": other_error,
         }
