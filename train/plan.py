@@ -114,7 +114,7 @@ def _print(plan: dict[str, Any], config: TrainingConfig, precision: str) -> None
         ("each step", f"{plan['processes']} processes x {plan['parts_per_step']} parts x {plan['images_per_process_and_part']} images"),
         ("learning rate", f"{optim.learning_rate:g}, {optim.schedule}, {plan['warmup_steps']} steps of warm-up"),
         ("parameters", f"{plan['trainable_parameters']:,} trainable of {plan['all_parameters']:,}"),
-        ("validation", f"{plan['validation_images']} images every {run.validate_every} steps" if run.validation_list else "none"),
+        ("validation", f"{plan['validation_images']} images every {run.validate_every} steps" if plan["validation_images"] else "none"),
         ("memory of each process, counted", ""),
         ("  weights", _amount(memory["weights"])),
         ("  gradients", _amount(memory["gradients"])),
