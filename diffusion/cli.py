@@ -104,6 +104,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     import torch
     from tqdm import tqdm
 
+    from ..common.devices import find_device
     from ..common.images import check_image_path, image_info, load_image, load_mask, save_image
     from ..harmony_vae import load_harmony_vae, load_vae
     from ..refinement import load_refinement
@@ -114,7 +115,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     inputs = (config.composite, config.mask, config.vae, config.unet, config.refinement)
     _refuse_overwriting(config.out, tuple(path for path in inputs if path is not None))
     composite, mask = load_image(config.composite), load_mask(config.mask)
-    device, dtype = _device(config.device), getattr(torch, config.dtype)
+    device, dtype = find_device(config.device), getattr(torch, config.dtype)
     _say(f"Loading {config.vae}")
     vae = (load_vae if config.plain else load_harmony_vae)(config.vae, dtype).to(device)
     _say(f"Loading {config.unet}")
@@ -177,19 +178,6 @@ def run_convert(config: ConvertConfig) -> dict[str, Any]:
     for path in written.values():
         _say(f"Wrote {path}")
     return {"command": "convert", "direction": direction, "dtype": config.dtype, **{k: str(v) for k, v in written.items()}}
-
-
-def _device(name: str):
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be one that this machine has, got {name!r}. Use --device auto or cpu.") from error
-    return device
 
 
 def _refuse_overwriting(out: Path, inputs: tuple[Path, ...]) -> None:

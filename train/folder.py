@@ -50,14 +50,14 @@ def _take(config: TrainingConfig) -> None:
         raise
 
 
-def hold(out: Path) -> None:
+def hold(out: Path, option: str = "run.out") -> None:
     """Hold a run's folder, which this process may do already. The system lets go of it when this process dies."""
     lock = _LOCKS.get(out.resolve()) or FileLock(out / ".lock")
     try:
         if not lock.is_locked:
             lock.acquire(timeout=0)
     except Timeout:
-        raise RuntimeError(f"run.out must be used by one run at a time, got {out}, where another is under way. Choose another folder.") from None
+        raise RuntimeError(f"{option} must be used by one run at a time, got {out}, where another is under way. Choose another folder.") from None
     _LOCKS[out.resolve()] = lock
 
 

@@ -106,12 +106,12 @@ def _pair(root: Path, name: str, path: Path, number: int, folders: Folders) -> P
         )
     image, mask, _ = parts
     place = os.path.join(root, subset)
-    real = _existing(os.path.join(place, "real_images", image), suffix, folders)
-    found_mask = _existing(os.path.join(place, "masks", f"{image}_{mask}"), ".png", folders)
+    real = existing(os.path.join(place, "real_images", image), suffix, folders)
+    found_mask = existing(os.path.join(place, "masks", f"{image}_{mask}"), ".png", folders)
     return Pair(root / name, found_mask, real, os.path.basename(subset) or root.name)
 
 
-def _existing(stem: str, suffix: str, folders: Folders) -> Path:
-    """The file of this stem: of `suffix`, else of the other suffix that iHarmony4-like sets use, where there is one."""
+def existing(stem: str, suffix: str, folders: Folders) -> Path:
+    """The file of this path without suffix: of `suffix`, else of the other suffix that iHarmony4-like sets use, where there is one."""
     suffixes = dict.fromkeys((suffix, ".jpg", ".png"))
     return Path(stem + next((one for one in suffixes if folders.has(stem + one)), suffix))

@@ -64,7 +64,7 @@ def write_photographs(root: Path, *, photographs=PHOTOGRAPHS, composites: bool =
             Image.fromarray(values).save(root / subset / "masks" / f"{image}_{mask}.png")
             for k in range(1, (2 if index else 3) if composites else 1):
                 composite = np.where(values[..., None] > 0, real // (k + 1), real)
-                name = f"{subset}/composite_images/{image}_{mask}_{k}{suffix}"
+                name = f"{subset}/composite_images/{image}_{mask}_{k}{suffix}".lstrip("/")
                 Image.fromarray(composite).save(root / name)
                 lines.append(name)
     if composites:

@@ -1,0 +1,140 @@
+"""Augmentation: as many generated composites per pair as a share of the original ones asks for (SPEC §4)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm.auto import tqdm
+
+from ..common.checkpoint import read_json, written_whole
+from ..common.claims import claim
+from ..common.layout import COMPOSITES, TRAIN_LIST, place, write_list
+from ..train.folder import hold, let_go
+from ..train.lists import Folders
+from ..train.processes import on_main
+from .candidates import name_hash
+from .generate import Wanted, make_candidates
+from .ledger import MANIFEST, read_manifest
+from .recipe import Recipe
+from .share import Place
+from .sources import Source, list_path, listed_sources
+
+AUGMENTATION = "augmentation.jsonl"
+
+
+def added_per_pair(gamma: float | Fraction | str, pairs: int, composites: int) -> int:
+    """⌈γ N2 / N1⌉, exactly: a decimal γ is taken as it is written, 0.1 as one tenth.
+
+    pairs: N1. composites: N2. Raises: ValueError for a γ that is no positive number, or numbers below 1. Source: SPEC §4.
+    """
+    share = _exact(gamma)
+    for name, value in (("pairs", pairs), ("composites", composites)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}. Check the list.")
+    return math.ceil(share * composites / pairs)
+
+
+def _exact(gamma: float | Fraction | str) -> Fraction:
+    try:
+        share = Fraction(str(gamma))
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if share <= 0:
+        raise ValueError(f"gamma must be a number above 0, got {gamma!r}. The paper's is 1.")
+    return share
+
+
+def choose_numbers(seed: int, image: str, mask: str, candidates: int, count: int) -> list[int]:
+    """`count` of the numbers 1 to `candidates`, at random, ascending; of the arguments alone, whatever the order of pairs.
+
+    More numbers keep the fewer. Raises: ValueError when there are not so many candidates.
+    """
+    if count > candidates:
+        raise ValueError(f"candidates must be at least the {count} that are added per pair, got {candidates}. Raise --candidates, or lower --gamma.")
+    ranked = sorted(range(1, candidates + 1), key=lambda k: (name_hash("choice", seed, image, mask, k), k))
+    return sorted(ranked[:count])
+
+
+def augment(
+    data: Path,
+    list_file: str,
+    out: Path,
+    recipe: Recipe | None,
+    *,
+    gamma: float | Fraction | str = 1,
+    candidates: int = 10,
+    seed: int = 0,
+    from_candidates: Path | None = None,
+    limit: int | None = None,
+    on_bad_image: Literal["stop", "skip"] = "stop",
+) -> dict[str, Any]:
+    """Add generated composites to a training set, in a data set of their own in `out`. Every process calls it.
+
+    list_file: by name in `data`, or a path. Chosen by `seed` are ⌈γ N2 / N1⌉ of the numbers 1 to `candidates` for each pair; these are
+    made with `recipe` (see `make_candidates`), or taken from the folder `from_candidates`. limit: only the first so many pairs, counted
+    before N2. Returns: JSON-able, pairs (N1), composites (N2), gamma, per_pair, total in the list, and on making, made and found.
+    Raises: ValueError for numbers that do not go together, or an `out` that is the data set's folder or was begun with other settings;
+    FileNotFoundError for what does not exist; as make_candidates does. Source: SPEC §4.
+    """
+    sources, composites = listed_sources(data, list_path(data, list_file), Folders(), limit)
+    per_pair = added_per_pair(gamma, len(sources), composites)
+    wanted = [Wanted(source, choose_numbers(seed, source.image, source.mask, candidates, per_pair)) for source in sources]
+    if out.exists() and out.samefile(data):
+        raise ValueError(f"--out must be another folder than the data set's, whose composites it would mix with, got {out}. Choose another.")
+    settings = {"gamma": str(_exact(gamma)), "candidates": candidates, "per_pair": per_pair, "choice": seed}
+    result: dict[str, Any] = {"pairs": len(sources), "composites": composites, "gamma": float(_exact(gamma)), "per_pair": per_pair}
+    if from_candidates is not None:
+        names, missing = on_main(lambda: _place_chosen(from_candidates, out, wanted, settings, skip=on_bad_image == "skip"))
+        result["missing"] = missing
+    else:
+        made = make_candidates(data, out, wanted, recipe, folder=COMPOSITES, manifest=AUGMENTATION, on_bad_image=on_bad_image, settings=settings)
+        result |= {"made": made.made, "found": made.found, "bad_images": made.bad}
+        chosen = {(source.mask_path, k) for source, ks in wanted for k in ks}
+        names = [entry.file_name for entry in made.entries if (entry.mask, entry.k) in chosen]
+        on_main(lambda: write_list(out / TRAIN_LIST, names))
+    return {**result, "total": len(names), "list": str(out / TRAIN_LIST)}
+
+
+def _place_chosen(folder: Path, out: Path, wanted: Sequence[Wanted], settings: dict[str, Any], *, skip: bool) -> tuple[list[str], int]:
+    """Links of, or copies of, chosen candidates, with real images and masks; their records and list. Returns: the list's lines, and how
+    many of the chosen the folder lacks, which is an error unless those are to be skipped."""
+    records = {(record["mask"], record["k"]): record for record in read_manifest(folder / MANIFEST)}
+    made_with = read_json(folder / f"{Path(MANIFEST).stem}.settings.json")
+    chosen: list[tuple[Source, dict[str, Any]]] = []
+    missing = 0
+    for source, ks in wanted:
+        for k in ks:
+            record = records.get((source.mask_path, k))
+            if record is None and skip:
+                missing += 1
+                continue
+            if record is None:
+                raise ValueError(
+                    f"{folder / MANIFEST} must name candidate {k} of {source.mask_path}, got none. Make candidates 1 to {settings['candidates']} "
+                    "of every pair of the list with diffharmony generate."
+                )
+            chosen.append((source, record))
+    out.mkdir(parents=True, exist_ok=True)
+    hold(out, "--out")
+    try:
+        claim(out, {**made_with, **settings}, f"{Path(AUGMENTATION).stem}.settings.json")
+        where = Place(out, COMPOSITES, made_with["suffix"], placed=True)
+        lines = []
+        for source, record in tqdm(chosen, desc="Placing", unit="composite", dynamic_ncols=True):
+            name = where.name(source, record["k"])
+            for target, file in [*where.beside(source), (out / name, folder / record["file_name"])]:
+                if not target.is_file():
+                    place(file, target)
+            lines.append({**record, "file_name": name})
+        with written_whole(out / AUGMENTATION) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        names = [line["file_name"] for line in lines]
+        write_list(out / TRAIN_LIST, names)
+    finally:
+        let_go(out)
+    return names, missing

@@ -1,0 +1,115 @@
+"""What candidates are made of: the distinct pairs of a real image and one of its masks (SPEC §4's N1)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..common.layout import MASKS, REALS, SUFFIXES
+from ..train.lists import Folders, existing, find_pairs
+
+
+@dataclass(frozen=True)
+class Source:
+    """One real image and one mask of it. subset: the folder of both, relative to the data set's, with / (empty: the data set's own).
+    image, mask: their names ("a0001", "1"). real_file, mask_file: the files, which may not exist."""
+
+    subset: str
+    image: str
+    mask: str
+    real_file: Path
+    mask_file: Path
+
+    def at(self, folder: str, name: str) -> str:
+        """The path of a file of the subset, relative to the data set, with /."""
+        return "/".join(part for part in (self.subset, folder, name) if part)
+
+    @property
+    def real(self) -> str:
+        return self.at(REALS, self.real_file.name)
+
+    @property
+    def mask_path(self) -> str:
+        return self.at(MASKS, self.mask_file.name)
+
+
+def listed_sources(root: Path, list_file: str, folders: Folders, limit: int | None = None) -> tuple[list[Source], int]:
+    """The distinct pairs that a list's composites are of, in the order of their first ones, and how many composites it names of
+    them. limit: only the first so many pairs.
+
+    Raises: FileNotFoundError for a missing list; ValueError for an empty one, a line that is no composite path, or one that leads
+    out of the data set.
+    """
+    found: dict[tuple[str, str, str], Source] = {}
+    composites: dict[tuple[str, str], tuple[str, str, str]] = {}
+    for pair in find_pairs(root, list_file, folders):
+        image, mask, _ = pair.composite.stem.rsplit("_", 2)
+        folder = os.path.relpath(os.path.dirname(os.path.dirname(pair.real)), root)
+        subset = "" if folder == os.curdir else Path(folder).as_posix()
+        if subset.split("/")[0] == os.pardir:
+            raise ValueError(f"{list_file} must name composites in the data set's folder, got {pair.composite}, outside of {root}. Mend the list.")
+        composites[subset, pair.composite.stem] = subset, image, mask
+        found.setdefault((subset, image, mask), Source(subset, image, mask, pair.real, pair.mask))
+    kept = dict(itertools.islice(found.items(), limit))
+    return list(kept.values()), sum(key in kept for key in composites.values())
+
+
+def folder_sources(root: Path, folders: Folders) -> list[Source]:
+    """A pair for every mask of the data set's folder and of each folder in it, `masks/<a>_<m>.png` (or .jpg), with its real image; in
+    the order of their names.
+
+    Raises: FileNotFoundError when there is no such folder, or no mask; ValueError for a mask without its number.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"data set {root.name!r} must exist, looked in {root.parent.resolve()}. Check --data.")
+    subsets = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))]
+    found: dict[tuple[str, str, str], Source] = {}
+    for subset in subsets:
+        if (subset / MASKS).is_dir():
+            # of one name as .png and .jpg, lists stand for the first
+            for stem, suffix in sorted(map(os.path.splitext, os.listdir(subset / MASKS)), key=lambda parts: (parts[0], parts[1] != ".png")):
+                if suffix in SUFFIXES and not stem.startswith("."):
+                    source = _source(root, subset, stem, suffix, folders)
+                    found.setdefault((source.subset, source.image, source.mask), source)
+    if not found:
+        raise FileNotFoundError(f"masks must lie in <subset>/{MASKS} beside <subset>/{REALS}, looked in {root.resolve()}. Check --data, or pass --list.")
+    return list(found.values())
+
+
+def _source(root: Path, subset: Path, stem: str, suffix: str, folders: Folders) -> Source:
+    image, line, mask = stem.rpartition("_")
+    if not (image and line and mask):
+        raise ValueError(f"mask must be named <image>_<mask>.png, got {subset / MASKS / (stem + suffix)}. Rename it, <image>_1.png say.")
+    real = existing(str(subset / REALS / image), SUFFIXES[0], folders)
+    return Source("" if subset == root else subset.name, image, mask, real, subset / MASKS / (stem + suffix))
+
+
+def list_path(root: Path, list_file: str) -> str:
+    """A list by its name in the data set's folder, else by its path, as `find_pairs` takes it."""
+    return list_file if (root / list_file).is_file() or not Path(list_file).is_file() else str(Path(list_file).resolve())
+
+
+def only_named(names: Iterable[str], sources: Sequence[Source]) -> list[tuple[Source, list[int]]]:
+    """Those of the pairs, in their order, that composites of these names are of, and the numbers named. A name may have its folders before it.
+
+    Raises: ValueError for a name that is no composite's, or whose pair there is not.
+    """
+    by_name: dict[tuple[str, str], list[Source]] = {}
+    for source in sources:
+        by_name.setdefault((source.image, source.mask), []).append(source)
+    found: dict[Source, list[int]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        image, mask, k = (path.stem.rsplit("_", 2) + ["", ""])[:3]
+        if not (image and mask and k.isascii() and k.isdigit() and int(k)):
+            raise ValueError(f"name must be <image>_<mask>_<k>, k from 1, got {name!r}. Copy it from candidates.jsonl.")
+        subset = None if len(path.parts) < 2 else "/".join(path.parts[:-2])
+        matching = [one for one in by_name.get((image, mask), []) if subset in (None, one.subset)]
+        if not matching:
+            raise ValueError(f"name must be of a real image and mask of the data set, got {name!r}. Check --only, --data and --list.")
+        for source in matching:
+            found[source] = sorted({*found.get(source, []), int(k)})
+    return [(source, found[source]) for source in sources if source in found]
