@@ -22,11 +22,13 @@ SHEET_WIDTH = 768
 
 
 def strips(candidates: list[np.ndarray], mask: np.ndarray) -> Image.Image:
-    """The masked object as the first candidates have it, side by side, in a picture of a candidate's size."""
+    """The masked object as some candidates have it, from the darkest to the brightest, side by side in a picture of a candidate's size."""
     width = mask.shape[1] // STRIPS
     middle = int(np.nonzero(mask.any(axis=0))[0].mean())
     left = min(max(middle - width // 2, 0), mask.shape[1] - width)
-    return Image.fromarray(np.concatenate([candidate[:, left : left + width] for candidate in candidates[:STRIPS]], axis=1))
+    order = np.argsort([candidate[mask].mean() for candidate in candidates])
+    shown = order[np.linspace(0, len(order) - 1, STRIPS).round().astype(int)]
+    return Image.fromarray(np.concatenate([candidates[index][:, left : left + width] for index in shown], axis=1))
 
 
 def main() -> None:
