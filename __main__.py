@@ -30,7 +30,11 @@ COMMANDS = {
     "train-vae": Command(".train.vae", "PRESETS", "main", "train a Harmony-VAE"),
     "train-unet": Command(".train.unet", "PRESETS", "main", "train a harmonization or inverse UNet"),
     "train-refinement": Command(".train.refinement", "PRESETS", "main", "train a refinement stage"),
+    "train-classifier": Command(".train.classifier", "PRESETS", "main", "train a harmony classifier"),
     "train-autoencoder": Command(".train.autoencoder", "PRESETS", "main", "train a small plain VAE to start from"),
+    "generate": Command(".inverse.cli", "GenerateConfig", "run_generate", "make composites out of real photographs"),
+    "select": Command(".inverse.select_cli", "SelectConfig", "run_select", "choose the most unharmonious of them"),
+    "augment": Command(".inverse.cli", "AugmentConfig", "run_augment", "make a training set grow by composites of its own photographs"),
     "evaluate": Command(".evaluation.cli", "EvaluateConfig", "run_evaluate", "measure folders of harmonized images"),
     "reproduce": Command(".evaluation.reproduce.cli", "ReproduceConfig", "run_reproduce", "the paper's tables and figures, ours beside them"),
 }
