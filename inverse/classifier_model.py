@@ -109,8 +109,8 @@ class HarmonyClassifier(nn.Module):
 class SmallBackbone(nn.Module):
     """A small residual network, every level half as large as the one before, whose features are the means of each level.
 
-    Group norm, which keeps no statistics: averaged weights and resumed runs need nothing else. With a mask, means are taken inside
-    and outside of it, so that the two can be compared; without one, mean and maximum.
+    Group norm, which keeps no statistics: averaged weights and resumed runs need nothing else. With a mask, means are taken over its
+    inside, its outside, and both sides of its border, so that they can be compared; without one, mean and maximum.
     """
 
     def __init__(self, widths: tuple[int, ...], mask_channel: bool):
@@ -120,7 +120,7 @@ class SmallBackbone(nn.Module):
         self.mask_channel = mask_channel
         before = (4 if mask_channel else 3, *widths[:-1])
         self.levels = nn.ModuleList(_Level(first, width) for first, width in zip(before, widths))
-        self.features = 2 * sum(widths)
+        self.features = (4 if mask_channel else 2) * sum(widths)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images: [B, 3 or 4, S, S]. Returns: [B, features]."""
@@ -131,8 +131,7 @@ class SmallBackbone(nn.Module):
             if inside is None:
                 pooled += [values.mean(dim=(2, 3)), values.amax(dim=(2, 3))]
             else:
-                weight = F.adaptive_avg_pool2d(inside, values.shape[2:])
-                pooled += [_mean(values, weight), _mean(values, 1 - weight)]
+                pooled.append(_means(values, _regions(F.adaptive_avg_pool2d(inside, values.shape[2:]))))
         return torch.cat(pooled, dim=1)
 
 
@@ -175,9 +174,17 @@ def _span(first: int, last: int, side: int, limit: int) -> tuple[int, int]:
     return start, start + side
 
 
-def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean [B, C] of [B, C, h, w] under a weight [B, 1, h, w]; 0 where nothing has weight."""
-    return (values * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-4)
+def _regions(inside: torch.Tensor) -> torch.Tensor:
+    """The inside [B, 1, h, w] in 0..1, the outside, and a pixel to either side of the border: [B, 4, h, w]."""
+    outside = 1 - inside
+    near_outside, near_inside = (F.max_pool2d(side, 3, stride=1, padding=1) for side in (outside, inside))
+    return torch.cat([inside, outside, inside * near_outside, outside * near_inside], dim=1)
+
+
+def _means(values: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+    """Mean of [B, C, h, w] over each of the regions [B, R, h, w]: [B, R * C]; 0 over one that is empty."""
+    sums = torch.einsum("bchw,brhw->brc", values, regions.to(values.dtype))
+    return (sums / regions.sum(dim=(2, 3))[..., None].clamp(min=1e-4)).flatten(1)
 
 
 def _resized(values: torch.Tensor, size: int) -> torch.Tensor:

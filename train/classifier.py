@@ -79,6 +79,9 @@ class ClassifierTraining(TrainingConfig):
     alike: bool = False
     """Pass both images of a pair through the same random gains, gamma, resize and JPEG compression, so that a composite cannot be told
     by its file's history in place of its light."""
+    ranking: float = 0.0
+    """Weight of a loss that wants each composite above its own real image, which is what selection needs; besides the paper's, which
+    wants each on its side."""
     views: int = 1
     """Cuts of each pair whose features are cached (resnet50)."""
     held_out: float = 0.1
@@ -106,26 +109,31 @@ PRESETS: dict[str, tuple[str, ClassifierTraining]] = {
             run=RunConfig(out=Path("runs/tiny-classifier"), save_every=250, sample_every=500, validate_every=250, validation_images=256),
             architecture=ClassifierArchitecture(backbone=SMALL, input_size=128, crop=True, mask_channel=True),
             alike=True,
+            ranking=1.0,
         ),
     ),
 }
 
 
 class ClassifierTask(Task):
-    """Cross-entropy of the composite (class 1) and the real image (class 0) of each pair."""
+    """Cross-entropy of the composite (class 1) and the real image (class 0) of each pair, and of which of the two is which."""
 
     checkpoint_name = "harmony_classifier.safetensors"
 
-    def __init__(self, classifier: HarmonyClassifier, examples: dict[str, Any]):
+    def __init__(self, classifier: HarmonyClassifier, examples: dict[str, Any], ranking: float = 0.0):
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.ranking = classifier, ranking
         for name in ("composite", "mask", "real"):
             self.register_buffer(f"example_{name}", examples[name], persistent=False)
 
     def forward(self, batch: dict[str, Any]) -> torch.Tensor:
         logits = self.logits(batch)
         labels = torch.arange(2, device=logits.device).repeat_interleave(len(logits) // 2).flip(0)
-        return F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels)
+        if self.ranking:
+            composites, reals = (logits.float()[:, UNHARMONIOUS] - logits.float()[:, 1 - UNHARMONIOUS]).chunk(2)
+            loss = loss + self.ranking * F.softplus(reals - composites).mean()
+        return loss
 
     def logits(self, batch: dict[str, Any]) -> torch.Tensor:
         """[2 B, 2]: of the composites, then of the real images."""
@@ -210,12 +218,12 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
 def main(config: ClassifierTraining) -> dict[str, Any]:
     """Train, then report on the held-out photographs; returns checkpoint, steps, loss, skipped images and `report`, or after a dry run
     the plan."""
-    check(config, {"held_out": "[0, 1)", "views": "[1, 1000]"})
+    check(config, {"held_out": "[0, 1)", "ranking": "[0, 1e6]", "views": "[1, 1000]"})
     if config.run.gradient_checkpointing:
         raise ValueError("run.gradient_checkpointing must be off, since these networks have none, got True. Leave it out.")
     classifier = start_classifier(config)
     images, held_images = load_data(config)
-    task = ClassifierTask(classifier.train(), images.examples(config.run.samples))
+    task = ClassifierTask(classifier.train(), images.examples(config.run.samples), config.ranking)
     part = config.optim.batch_size // config.optim.accumulation
     held_out = None if held_images is None else HeldOut(held_images)
     if config.dry_run:
