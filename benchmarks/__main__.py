@@ -1,4 +1,4 @@
-"""`make bench`: python -m diffharmony.benchmarks [decode | evaluate | loader | training_step] [--help]; decode when no name is given."""
+"""`make bench`: python -m diffharmony.benchmarks [candidates | decode | evaluate | loader | training_step] [--help]; decode when no name is given."""
 
 import importlib
 import sys

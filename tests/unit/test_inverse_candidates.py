@@ -123,3 +123,14 @@ def test_seeds_stay_what_they_are():
     """Folders made with an earlier version must go on: the numbers are part of the format."""
     assert candidate_seed(0, "a0001", "1", 1) == 7960689815541832123
     assert candidate_seed(7, "größe", "1", 10) == candidate_seed(7, "gro\u0308ße", "1", 10) == 1889882558469425910
+
+
+def test_the_benchmark_takes_turns_and_names_its_floor():
+    from diffharmony.benchmarks.candidates import CandidatesBenchmark, run, table
+
+    result = run(CandidatesBenchmark(model="tiny", size=32, candidates=2, steps=1))
+    assert list(result["parts"]) == ["encode", "conditional encode", "UNet, 1 steps", "decode"]
+    assert result["ratio"] == result["shared"][0] / result["separate"][0] and 0.5 < result["floor"] < 1
+    assert "2 candidates at once, to as many separate ones" in table(result)
+    with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
+        run(CandidatesBenchmark(candidates=0))
