@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 
-from ..common.checkpoint import read_checkpoint, written_whole
-from ..diffusion.unet import load_unet, save_unet
+from ..common.checkpoint import read_checkpoint
+from ..common.layout import write_list
+from ..diffusion.unet import attach, load_unet, save_unet
 from ..harmony_vae import load_vae, save_harmony_vae
 from ..harmony_vae.checkpoint import save_autoencoder
 from . import autoencoder, unet, vae
@@ -24,7 +26,9 @@ from .config import DataConfig, OptimConfig, RunConfig
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
 HARMONY_VAE_STEPS = (1500, 700)
-INVERSE_UNET_STEPS = 5000
+INVERSE_UNET_STEPS = 6000
+INVERSE_WIDTHS = (64, 64, 64)  # the family must stay under 24 MB
+STRONG_LIST, STRONG_FMSE = "IHD_strong.txt", 500.0
 INVERSE_HARMONY_VAE_STEPS = (500, 600)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,7 +60,7 @@ def train_autoencoder(family: TinyFamily) -> None:
     """Base VAE, on the photographs alone; then again with weight on colour."""
     root = family.work / "data"
     names = sorted(path.relative_to(root).as_posix() for path in (root / "Photos" / "composite_images").glob("*.jpg"))
-    _write_list(root / "IHD_photos.txt", names)
+    write_list(root / "IHD_photos.txt", names)
     first = autoencoder.AutoencoderTraining(
         data=replace(_data(family, size=96, min_crop=0.3), list_file="IHD_photos.txt"),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine", batch_size=8, steps=1800, ema_decay=0.995),
@@ -134,20 +138,34 @@ def finish_harmony_vae(family: TinyFamily) -> None:
 
 
 def train_inverse_unet(family: TinyFamily) -> None:
-    """The inverse UNet, from the harmonization UNet's weights. Not on its own predictions: they would teach it one answer where
-    there are many."""
-    preset = unet.PRESETS["tiny"][1]
+    """The inverse UNet, narrower than the harmonization UNet and begun from its weights, on the composites that were changed much.
+    Not on its own predictions: they would teach it one answer where there are many."""
+    preset, start = unet.PRESETS["tiny"][1], family.work / "inverse-start.safetensors"
+    wide = load_unet(_made(family, "unet-more", "unet", "harmonization_unet"))
+    save_unet(narrowed(wide, INVERSE_WIDTHS), start, direction="invert", dtype=torch.float32)
+    root = family.work / "data"
+    records = [json.loads(line) for line in (root / "composites.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_list(root / STRONG_LIST, (record["file_name"] for record in records if record["fmse"] >= STRONG_FMSE))
     unet.main(
         replace(
             preset,
-            init=_made(family, "unet-more", "unet", "harmonization_unet"),
+            init=start,
             vae=_made(family, "autoencoder", "vae", "vae"),
             direction="invert",
-            data=_data(family, size=128, min_crop=0.5),
-            optim=replace(preset.optim, learning_rate=6e-4, steps=INVERSE_UNET_STEPS),
+            data=replace(_data(family, size=128, min_crop=0.5), list_file=STRONG_LIST),
+            optim=replace(preset.optim, learning_rate=1e-3, steps=INVERSE_UNET_STEPS),
             run=replace(preset.run, out=family.work / "inverse-unet"),
         )
     )
+
+
+def narrowed(wide: UNet2DConditionModel, widths: tuple[int, ...]) -> UNet2DConditionModel:
+    """A UNet of other widths that begins with the leading part of each of `wide`'s tensors, and its empty prompt."""
+    narrow = unet.make_unet(unet.Architecture(block_out_channels=widths), wide.prediction_type, wide.direction, seed=0)
+    tensors = wide.state_dict()
+    for name, tensor in narrow.state_dict().items():
+        tensor.copy_(tensors[name][tuple(map(slice, tensor.shape))])
+    return attach(narrow, wide.empty_prompt_embeds, wide.direction, wide.prediction_type)
 
 
 def train_inverse_harmony_vae(family: TinyFamily) -> None:
@@ -204,11 +222,6 @@ def _made(family: TinyFamily, stage: str, checkpoint: str, name: str) -> Path:
     """A stage's checkpoint, or where it was not run here the committed one."""
     trained = family.work / stage / f"{checkpoint}.safetensors"
     return trained if trained.is_file() else family.out / f"{name}.safetensors"
-
-
-def _write_list(path: Path, names: list[str]) -> None:
-    with written_whole(path) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def _training(path: Path) -> dict:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import tyro
 
-Name = Literal["table1", "table2", "table3", "table4", "table5", "figure2", "figure3"]
+Name = Literal["table1", "table2", "table3", "table4", "table5", "losses", "figure2", "figure3"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class ReproduceConfig:
     Killed, it goes on where it was; `accelerate launch -m diffharmony reproduce …` shares the images among processes.
 
     The models folder holds, as .safetensors or diffusers folders: vae, harmony_vae, harmonization_unet; for table4 also refinement and
-    refinement_plain; for table5 table5_<zero|random>_<conditional_encoder|encoder_and_decoder>; for table2
-    table2_<hday2night|hflickr>_<base|augmented>_unet. A row without its checkpoint says so.
+    refinement_plain; for table5 table5_<zero|random>_<conditional_encoder|encoder_and_decoder>, for losses (squared error against L1, no table of
+    the paper's) also losses_l1; for table2 table2_<hday2night|hflickr>_<base|augmented>_unet. A row without its checkpoint says so.
 
     Examples:
-      diffharmony reproduce table4
+      diffharmony reproduce table4 --jobs 2
       accelerate launch -m diffharmony reproduce table1 --data iHarmony4 --models models --out out/table1
       diffharmony reproduce figure2 --data iHarmony4 --human-harmony human_harmony
     """
@@ -52,7 +52,11 @@ class ReproduceConfig:
     composites: int = 60
     """Miniature: test composites."""
     steps: int = 300
-    """Miniature: optimizer steps of each training."""
+    """Miniature: optimizer steps of each Harmony-VAE."""
+    unet_steps: int = 1200
+    """Miniature, table2: optimizer steps of each UNet."""
+    jobs: int = 1
+    """Miniature: trainings at a time, above 1 each in a process with one thread."""
     json: bool = False
     """Print one JSON object as the last line, and the table on the error stream."""
 
@@ -62,7 +66,7 @@ def run_reproduce(config: ReproduceConfig) -> dict[str, Any] | None:
     from ...common.checkpoint import written_whole
     from ...train.processes import processes
 
-    for name in ("seeds", "steps", "limit"):
+    for name in ("seeds", "steps", "unet_steps", "limit", "jobs"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}. Give a larger number.")
@@ -70,10 +74,7 @@ def run_reproduce(config: ReproduceConfig) -> dict[str, Any] | None:
         raise ValueError(f"composites must be at least 3, one per foreground range, got {config.composites}. Give a larger number.")
     state = processes()
     config.out.mkdir(parents=True, exist_ok=True)
-    if config.table.startswith("table"):
-        result, text = _table(config, state)
-    else:
-        result, text = _figure(config, state)
+    result, text = (_figure if config.table.startswith("figure") else _table)(config, state)
     if not state.is_main_process:
         return None
     for suffix, content in ((".json", json.dumps(result, indent=1) + "\n"), (".md", text)):
@@ -89,11 +90,13 @@ def _setting(config: ReproduceConfig, state):
     if config.data is None:
         if config.models is not None:
             raise ValueError("data must name a data set when models are given, got none. Pass --data ROOT, or leave out --models for the miniature.")
+        if state.num_processes > 1:
+            raise ValueError(f"processes must be 1 for the miniature, whose trainings are each a run of their own, got {state.num_processes}. Use --jobs.")
+        from .augmented import Small
         from .miniature import Miniature, make_setting
 
-        mini = Miniature(seeds=config.seeds, composites=config.composites, steps=config.steps)
-        with state.main_process_first():
-            return make_setting(config.table, mini, config.out / "miniature")
+        mini = Miniature(config.seeds, config.composites, config.steps, small=Small(steps=config.unet_steps), jobs=config.jobs)
+        return make_setting(config.table, mini, config.out / "miniature")
     if config.models is None:
         raise ValueError("models must name a folder of checkpoints when data is given, got none. Pass --models FOLDER.")
     if not (config.data / config.list).is_file():
@@ -102,10 +105,11 @@ def _setting(config: ReproduceConfig, state):
 
 
 def _table(config: ReproduceConfig, state) -> tuple[dict[str, Any], str]:
-    from .paper import TABLES
+    from .paper import MINIATURES, TABLES
     from .run import markdown, run_table
 
-    result = run_table(TABLES[config.table], _setting(config, state), config.out, state=state, seed=config.seed)
+    table = (MINIATURES if config.data is None else TABLES)[config.table]
+    result = run_table(table, _setting(config, state), config.out, state=state, seed=config.seed)
     return result, markdown(result) if result else ""
 
 

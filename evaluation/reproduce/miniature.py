@@ -2,32 +2,43 @@
 
 Working sizes are a quarter of the paper's, and images are measured at 128 px. What Tables 4 and 5 compare is trained here: for each
 seed a Harmony-VAE of each kind from the tiny base VAE, and a refinement stage on the images that the plain and the Harmony-VAE give.
+For Table 2, UNets with and without generated composites (augmented.py).
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ...common.checkpoint import read_json, written_whole
+from ...common.layout import write_list
 from ...train import refinement as train_refinement
 from ...train import vae as train_vae
 from ...train.config import DataConfig, RunConfig
 from ...train.data import read_list
+from .augmented import Small, augmented_trainings
 from .paper import TABLES, Method
 from .predict import predict
 from .run import Setting, find_models
+from .trainings import Training, train_all
 
-logger = logging.getLogger("diffharmony")
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = ROOT / "assets" / "tiny"
 SIZE_DIVISOR = 4
 KEPT = 128
-CELLS = tuple((start, trained) for start in ("zero", "random") for trained in ("conditional_encoder", "encoder_and_decoder"))
+PAPERS_CELL = {"initialization": "zero", "trainable": "encoder_and_decoder"}
+# per table: name of each Harmony-VAE that is trained for it, and the switches that make it
+CELLS: dict[str, dict[str, dict[str, str]]] = {
+    "table4": {"table5_zero_encoder_and_decoder": PAPERS_CELL},  # the same training as in Table 5
+    "table5": {
+        f"table5_{start}_{part}": {"initialization": start, "trainable": part}
+        for start in ("zero", "random")
+        for part in ("conditional_encoder", "encoder_and_decoder")
+    },
+    "losses": {"table5_zero_encoder_and_decoder": PAPERS_CELL, "losses_l1": {**PAPERS_CELL, "loss": "l1"}},
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,10 @@ class Miniature:
     """Test composites, a third in each foreground range."""
     steps: int = 300
     """Optimizer steps of each Harmony-VAE."""
+    small: Small = field(default_factory=Small)
+    """Table 2's data and trainings."""
+    jobs: int = 1
+    """Trainings at a time."""
     refinement_steps: int = 300
     """Optimizer steps of each refinement stage."""
     photo_crops: int = 800
@@ -49,105 +64,99 @@ class Miniature:
 
 
 def make_setting(table: str, mini: Miniature, work: Path) -> Setting:
-    """Make the data and train what the table compares, into `work`; what is there already is gone on with.
-
-    Raises: ValueError for Table 2, which needs the inverse models.
-    """
-    if table == "table2":
-        raise ValueError(
-            "table2 must be given --data and --models, got neither: its miniature needs the inverse models, which the tiny family does not have. "
-            "Name a data set, and a folder of checkpoints."
-        )
+    """Make the data and train what the table compares, into `work`; what is there already is gone on with."""
     data = make_data(mini, work)
-    tiny = find_models(TINY)
-    models: list[dict[str, Path]] = []
-    failed: list[dict[str, str]] = []
-    for seed in range(mini.seeds):
-        trained, broken = dict(tiny), {}
-        if table == "table5":
-            _train_table_5(mini, work, seed, trained, broken)
-        elif table == "table4":
-            _train_table_4(mini, work, seed, trained, broken)
-        models.append(trained)
-        failed.append(broken)
+    trained = tuple(dict(find_models(TINY)) for _ in range(mini.seeds))
+    broken: tuple[dict[str, str], ...] = tuple({} for _ in range(mini.seeds))
+    if table == "table2":
+        trainings = [training for seed in range(mini.seeds) for training in augmented_trainings(mini.small, work, seed, trained[seed])]
+        train_all(trainings, mini.jobs, trained, broken)
+    elif table == "table4":
+        _train_table_4(mini, work, trained, broken)
+    elif table in CELLS:
+        trainings = [_vae_training(mini, work, seed, name, **cell) for seed in range(mini.seeds) for name, cell in CELLS[table].items()]
+        train_all(trainings, mini.jobs, trained, broken)
     count = mini.composites // 3 * 3
     heading = f" — MINIATURE: tiny family, {count} composites of our own, sizes a quarter of the paper's, measured at {KEPT} px, {mini.seeds} seeds"
-    return Setting(data / "test", "IHD_test.txt", tuple(models), tuple(failed), SIZE_DIVISOR, KEPT, heading=heading)
+    return Setting(data / "test", "IHD_test.txt", trained, broken, SIZE_DIVISOR, KEPT, heading=heading)
 
 
 def make_data(mini: Miniature, work: Path) -> Path:
     """`train` and `test` in iHarmony4's layout under <work>/data-…; no photograph is in both."""
     from ...train.synthetic.dataset import write_test_set, write_training_set
 
-    folder = work / f"data-{mini.photo_crops}-{mini.composites // 3}"
+    folder = _data_folder(mini, work)
     write_training_set(folder / "train", photo_crops=mini.photo_crops, scenes=mini.photo_crops // 10, composites_per_crop=2, size=256, seed=7)
     write_test_set(folder / "test", size=256, composites_per_range=mini.composites // 3, seed=0)
     return folder
 
 
-def _train_table_5(mini: Miniature, work: Path, seed: int, trained: dict[str, Path], broken: dict[str, str]) -> None:
-    for start, part in CELLS:
-        _train_vae(mini, work, seed, f"table5_{start}_{part}", trained, broken, initialization=start, trainable=part)
+def training_data(mini: Miniature, work: Path) -> Path:
+    return _data_folder(mini, work) / "train"
 
 
-def _train_table_4(mini: Miniature, work: Path, seed: int, trained: dict[str, Path], broken: dict[str, str]) -> None:
-    name = "table5_zero_encoder_and_decoder"  # the same training as in Table 5
-    _train_vae(mini, work, seed, name, trained, broken, initialization="zero", trainable="encoder_and_decoder")
-    if name in broken:
-        for missing in ("harmony_vae", "refinement"):
-            trained.pop(missing, None)
-            broken[missing] = broken[name]
-    else:
-        trained["harmony_vae"] = trained[name]
-    for row in TABLES["table4"].rows:
-        if row.method.refinement and row.method.vae in trained:
-            trained[row.method.refinement] = _train_refinement(mini, work, seed, row.method, trained)
+def _data_folder(mini: Miniature, work: Path) -> Path:
+    return work / f"data-{mini.photo_crops}-{mini.composites // 3}"
 
 
-def _train_refinement(mini: Miniature, work: Path, seed: int, method: Method, models: dict[str, Path]) -> Path:
-    """Harmonize part of the training set as the table's row does, and train a refinement stage on it by `train-refinement`'s main."""
-    root = work / f"data-{mini.photo_crops}-{mini.composites // 3}" / "train"
-    pairs = read_list(root, "IHD_train.txt")
-    pairs = [pairs[position * len(pairs) // mini.refined] for position in range(min(mini.refined, len(pairs)))]
-    list_file = root / f"refined-{mini.refined}.txt"
-    with written_whole(list_file) as temporary:
-        temporary.write_text("".join(f"{pair.composite.relative_to(root).as_posix()}\n" for pair in pairs), encoding="utf-8")
+def _train_table_4(mini: Miniature, work: Path, trained: tuple[dict[str, Path], ...], broken: tuple[dict[str, str], ...]) -> None:
+    (name, cell), = CELLS["table4"].items()
+    train_all([_vae_training(mini, work, seed, name, **cell) for seed in range(mini.seeds)], mini.jobs, trained, broken)
+    trainings = []
+    for seed, (models, why) in enumerate(zip(trained, broken)):
+        if name in why:
+            del models["harmony_vae"]
+            why.update(dict.fromkeys(("harmony_vae", "refinement"), why[name]))
+        else:
+            models["harmony_vae"] = models[name]
+        refined = [row.method for row in TABLES["table4"].rows if row.method.refinement and row.method.vae in models]
+        trainings += [_refinement_training(mini, work, seed, method, models) for method in refined]
+    train_all(trainings, mini.jobs, trained, broken)
+
+
+def _refinement_training(mini: Miniature, work: Path, seed: int, method: Method, models: dict[str, Path]) -> Training:
+    """`train-refinement` on part of the training set, harmonized as the table's row does."""
     side = method.size // SIZE_DIVISOR
-    name = f"{method.refinement}-{mini.refined}-{mini.steps}-seed{seed}"
-    harmonized = work / f"harmonized-{name}"
-    plain = replace(method, refinement=None)
-    predict(plain, models, pairs, harmonized, size=side, kept=side, seed=seed, device=torch.device("cpu"))
     preset = train_refinement.PRESETS["tiny"][1]
+    root, list_file = training_data(mini, work), _refined_list(mini, work)
     config = replace(
         preset,
-        harmonized=harmonized,
-        data=replace(preset.data, roots=(root,), list_file=list_file.name),
+        harmonized=work / f"harmonized-{method.refinement}-{mini.refined}-{mini.steps}-seed{seed}",
+        data=replace(preset.data, roots=(root,), list_file=list_file),
         optim=replace(preset.optim, steps=mini.refinement_steps),
-        run=RunConfig(out=work / f"{name}-{mini.refinement_steps}", seed=seed, save_every=100, sample_every=mini.refinement_steps),
+        run=_run(work / f"{method.refinement}-{mini.refined}-{mini.steps}-{mini.refinement_steps}-seed{seed}", seed, mini.refinement_steps),
     )
-    return Path(train_refinement.main(config)["checkpoint"])
+    main = partial(_harmonize_and_train, replace(method, refinement=None), models, side)
+    return Training(method.refinement, seed, main, config)
 
 
-def _train_vae(mini: Miniature, work: Path, seed: int, name: str, trained: dict[str, Path], broken: dict[str, str], **switches) -> None:
-    """Train one Harmony-VAE by `train-vae`'s own main; a loss that is not finite is written down, and the cell stays empty."""
-    out = work / f"{name}-{mini.steps}-seed{seed}"
-    verdict = out / "diverged.json"
-    if verdict.is_file():
-        broken[name] = read_json(verdict)["why"]
-        return
+def _harmonize_and_train(method: Method, models: dict[str, Path], side: int, config) -> dict:
+    pairs = read_list(config.data.roots[0], config.data.list_file)
+    predict(method, models, pairs, config.harmonized, size=side, kept=side, seed=config.run.seed, device=torch.device("cpu"))
+    return train_refinement.main(config)
+
+
+def _refined_list(mini: Miniature, work: Path) -> str:
+    root = training_data(mini, work)
+    pairs = read_list(root, "IHD_train.txt")
+    pairs = [pairs[position * len(pairs) // mini.refined] for position in range(min(mini.refined, len(pairs)))]
+    name = f"refined-{mini.refined}.txt"
+    write_list(root / name, (pair.composite.relative_to(root).as_posix() for pair in pairs))
+    return name
+
+
+def _vae_training(mini: Miniature, work: Path, seed: int, name: str, **switches) -> Training:
     preset = train_vae.PRESETS["tiny"][1]
     config = replace(
         preset,
         init=TINY / "vae.safetensors",
-        data=DataConfig(roots=(work / f"data-{mini.photo_crops}-{mini.composites // 3}" / "train",), size=96, min_crop=0.4, workers=0),
+        data=DataConfig(roots=(training_data(mini, work),), size=96, min_crop=0.4, workers=0),
         optim=replace(preset.optim, learning_rate=1e-3, steps=mini.steps),
-        run=RunConfig(out=out, seed=seed, save_every=100, sample_every=mini.steps),
+        run=_run(work / f"{name}-{mini.steps}-seed{seed}", seed, mini.steps),
         **switches,
     )
-    try:
-        trained[name] = Path(train_vae.main(config)["checkpoint"])
-    except FloatingPointError as error:
-        broken[name] = str(error)
-        with written_whole(verdict) as temporary:
-            temporary.write_text(json.dumps({"why": str(error)}) + "\n", encoding="utf-8")
-        logger.warning("%s, seed %d: %s", name, seed, error)
+    return Training(name, seed, train_vae.main, config)
+
+
+def _run(out: Path, seed: int, steps: int) -> RunConfig:
+    return RunConfig(out=out, seed=seed, save_every=100, sample_every=steps, tracker="none")

@@ -16,8 +16,9 @@ from PIL import Image
 from diffharmony.__main__ import main
 from diffharmony.diffusion import harmonize, load_unet
 from diffharmony.evaluation.reproduce.figures import draw_figure_2, draw_figure_3, foreground_shares
+from diffharmony.evaluation.reproduce.augmented import Small
 from diffharmony.evaluation.reproduce.miniature import TINY, Miniature, make_setting
-from diffharmony.evaluation.reproduce.paper import TABLES, Method, Row, Table
+from diffharmony.evaluation.reproduce.paper import MINIATURES, TABLES, Method, Row, Table
 from diffharmony.evaluation.reproduce.run import Setting, find_models, markdown, prediction_folder, run_table
 from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
@@ -151,19 +152,62 @@ def test_figures(data, tmp_path):
         assert Image.open(tmp_path / name).size[0] > 600
 
 
-def test_the_miniature_trains_its_cells_and_says_so(tmp_path):
-    mini = Miniature(seeds=1, composites=3, steps=2, refinement_steps=1, photo_crops=10)
-    setting = make_setting("table5", mini, tmp_path)
+MINI = Miniature(seeds=1, composites=3, steps=2, refinement_steps=1, photo_crops=10, refined=2, jobs=2)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("miniature")
+
+
+def test_the_miniature_trains_its_cells_and_says_so(work, tmp_path):
+    setting = make_setting("table5", MINI, work)
     names = [row.method.vae for row in TABLES["table5"].rows]
     assert set(names) <= set(setting.models[0]) | set(setting.failed[0])
     zero, random = (load_harmony_vae(setting.models[0][f"table5_{start}_encoder_and_decoder"]) for start in ("zero", "random"))
     sizes = [vae.conditional_encoder.down_block_skip_convs[0].weight.abs().max().item() for vae in (zero, random)]
     assert 0 < sizes[0] < 0.01 < sizes[1]
     stamp = setting.models[0][names[0]].stat().st_mtime_ns
-    assert make_setting("table5", mini, tmp_path).models[0][names[0]].stat().st_mtime_ns == stamp
+    assert make_setting("table5", replace(MINI, jobs=1), work).models[0][names[0]].stat().st_mtime_ns == stamp
     result = run_table(TABLES["table5"], setting, tmp_path / "out", state=PartialState(cpu=True))
     assert "MINIATURE" in markdown(result) and all(math.isfinite(row["figures"]["PSNR"]) for row in result["rows"])
     assert result["rows"][0]["remark"] == ""
+
+
+def test_table_4_trains_its_refinement_stages_on_table_5s_harmony_vae(work, tmp_path):
+    before = make_setting("table5", MINI, work).models[0]["table5_zero_encoder_and_decoder"]
+    stamp = before.stat().st_mtime_ns
+    setting = make_setting("table4", MINI, work)
+    assert setting.models[0]["harmony_vae"] == before and before.stat().st_mtime_ns == stamp
+    configs = {
+        name: json.loads((setting.models[0][name].parent / "config.json").read_text()) for name in ("refinement", "refinement_plain")
+    }
+    pictures = [sorted(os.listdir(config["harmonized"])) for config in configs.values()]
+    assert pictures[0] == pictures[1] and sum(name.endswith(".png") for name in pictures[0]) == MINI.refined
+    result = run_table(TABLES["table4"], replace(setting, limit=1), tmp_path / "out", state=PartialState(cpu=True))
+    figures = [row["figures"]["PSNR"] for row in result["rows"]]
+    assert len(set(figures)) == 6 and all(map(math.isfinite, figures))
+    assert [row["remark"] for row in result["rows"]] == [""] * 6
+
+
+def test_table_2_trains_with_and_without_generated_composites(work, tmp_path):
+    setting = make_setting("table2", replace(MINI, small=Small(pairs=2, steps=1, batch_size=2)), work)
+    folder = work / "table2-2-seed0"
+    assert {name: len(read_list(folder / name, "IHD_train.txt")) for name in ("base", "gamma-0.5", "gamma-1", "gamma-2")} == {
+        "base": 4, "gamma-0.5": 2, "gamma-1": 4, "gamma-2": 8,
+    }  # fmt: skip
+    table = MINIATURES["table2"]
+    configs = [json.loads((setting.models[0][row.method.unet].parent / "config.json").read_text()) for row in table.rows if row.method]
+    assert [len(config["data"]["roots"]) for config in configs] == [1, 2, 2, 2]
+    assert len({str(sorted(config["optim"].items())) for config in configs}) == 1
+    result = run_table(table, replace(setting, limit=1), tmp_path / "out", state=PartialState(cpu=True))
+    assert len({row["figures"]["PSNR"] for row in result["rows"]}) == 5 and [item["paper"] for item in result["differences"]][1] > 3
+
+
+def test_the_losses_are_one_more_training(work):
+    models = make_setting("losses", MINI, work).models[0]
+    assert json.loads((models["losses_l1"].parent / "config.json").read_text())["loss"] == "l1"
+    assert {row.method.vae for row in TABLES["losses"].rows} <= set(models)
 
 
 def test_a_training_that_diverges_is_a_row_without_figures(data, tmp_path):
@@ -177,7 +221,7 @@ def test_a_training_that_diverges_is_a_row_without_figures(data, tmp_path):
     [
         (["table1", "--models", str(TINY)], "data must name a data set when models are given"),
         (["table1", "--data", "DATA"], "models must name a folder of checkpoints when data is given"),
-        (["table2"], "table2 must be given --data and --models"),
+        (["table2", "--unet-steps", "0"], "unet_steps must be at least 1"),
         (["table1", "--data", "DATA", "--models", "nowhere"], "models folder 'nowhere' must exist, looked in"),
         (["table1", "--data", "nowhere", "--models", str(TINY)], "list 'IHD_test.txt' must exist, looked in"),
         (["table1", "--composites", "2"], "composites must be at least 3"),
