@@ -45,7 +45,7 @@ def plant(pair: Pair, seed: int, number: int, count: int = CANDIDATES) -> Plante
     """
     generator = np.random.default_rng((seed, number))
     real = np.asarray(open_image(pair.real, upright=False).convert("RGB"))
-    mask = np.asarray(eight_bit(open_image(pair.mask, upright=False)).convert("L"))
+    mask = np.array(eight_bit(open_image(pair.mask, upright=False)).convert("L"))
     found = _recoloured(real, mask, generator)
     if found is None:
         return None
