@@ -13,8 +13,8 @@ ListArgument = Annotated[str, tyro.conf.arg(metavar="FILE")]
 
 
 @dataclass(frozen=True)
-class _RecipeOptions:
-    """What both commands are told of how candidates are made."""
+class RecipeOptions:
+    """What each command is told of how candidates are made."""
 
     data: Path
     """Data set in iHarmony4's layout. Its real images and masks are all that is needed of it."""
@@ -51,7 +51,7 @@ class _RecipeOptions:
 
 
 @dataclass(frozen=True)
-class GenerateConfig(_RecipeOptions):
+class GenerateConfig(RecipeOptions):
     """Make composites out of real photographs: K candidates for every real image and mask.
 
     Writes <out>/<subset>/cand_composite_images/<image>_<mask>_<k>.png, real images and masks beside them (hard links where the disk allows),
@@ -74,7 +74,7 @@ class GenerateConfig(_RecipeOptions):
 
 
 @dataclass(frozen=True)
-class AugmentConfig(_RecipeOptions):
+class AugmentConfig(RecipeOptions):
     """Make a training set grow: composites of its own real images, drawn by the inverse models, in a folder to train on beside it.
 
     Of K candidates of each of the N1 distinct pairs of real image and mask, ceil(gamma N2 / N1) are chosen at random, N2 being the list's
@@ -102,7 +102,7 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
     from .generate import Wanted, make_candidates
     from .sources import folder_sources, list_path, listed_sources, only_named
 
-    _check(config)
+    check_options(config)
     if config.list is None:
         sources = folder_sources(config.data, Folders())[: config.limit]
     else:
@@ -110,7 +110,7 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
     wanted = [Wanted(source, range(1, config.candidates + 1)) for source in sources]
     if config.only:
         wanted = [Wanted(source, ks) for source, ks in only_named(config.only, sources)]
-    made = make_candidates(config.data, config.out, wanted, _recipe(config), on_bad_image=config.on_bad_image)
+    made = make_candidates(config.data, config.out, wanted, recipe_of(config), on_bad_image=config.on_bad_image)
     return {
         "command": "generate", "out": str(config.out), "pairs": len(wanted), "wanted": sum(len(item.ks) for item in wanted), "made": made.made,
         "found": made.found, "candidates": len(made.entries), "bad_images": made.bad,
@@ -121,8 +121,8 @@ def run_augment(config: AugmentConfig) -> dict[str, Any]:
     """Run `diffharmony augment`. Returns: what --json prints."""
     from .augmentation import augment
 
-    _check(config)
-    recipe = None if config.from_candidates is not None else _recipe(config)
+    check_options(config)
+    recipe = None if config.from_candidates is not None else recipe_of(config)
     result = augment(
         config.data, config.list, config.out, recipe, gamma=config.gamma, candidates=config.candidates, seed=config.seed,
         from_candidates=config.from_candidates, limit=config.limit, on_bad_image=config.on_bad_image,
@@ -130,14 +130,16 @@ def run_augment(config: AugmentConfig) -> dict[str, Any]:
     return {"command": "augment", "out": str(config.out), **result}
 
 
-def _check(config: _RecipeOptions) -> None:
+def check_options(config: RecipeOptions) -> None:
+    """Raises: ValueError for numbers below 1."""
     for name in ("candidates", "steps", "threads", "limit"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}. Give a larger number.")
 
 
-def _recipe(config: _RecipeOptions):
+def recipe_of(config: RecipeOptions):
+    """The recipe that the options say. Raises: ValueError for a device that this machine does not have."""
     from ..common.devices import find_device
     from ..train.processes import processes
     from .recipe import Recipe

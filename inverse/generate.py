@@ -70,7 +70,7 @@ def make_candidates(
     working_size(1, 1, recipe.size)
     if on_bad_image == "stop":
         _check_files(wanted)
-    vae, unet = _load(recipe)
+    vae, unet = load_pair(recipe)
     out.mkdir(parents=True, exist_ok=True)
     plan = _Plan(Place(out, folder, recipe.suffix, placed=not out.samefile(root)), wanted, Ledger(out, manifest))
     try:
@@ -102,7 +102,8 @@ def _check_files(wanted: Sequence[Wanted]) -> None:
         )
 
 
-def _load(recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
+def load_pair(recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The inverse pair on its device. Raises: as the loaders do; ValueError for models of the other direction."""
     dtype = getattr(torch, recipe.dtype)
     vae = load_harmony_vae(recipe.vae, dtype)
     check_inverse(vae, str(recipe.vae))
