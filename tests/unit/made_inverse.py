@@ -70,3 +70,15 @@ def write_photographs(root: Path, *, photographs=PHOTOGRAPHS, composites: bool =
     if composites:
         (root / "IHD_train.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return lines
+
+
+def command(name: str, models: dict[str, Path], data: Path, out: Path, *more) -> list[str]:
+    """A command that makes composites with the pair, of the list IHD_train.txt, K = 4 unless `more` says otherwise."""
+    options = {"data": data, "out": out, "vae": models["vae"], "unet": models["unet"], "steps": 2, "device": "cpu"}
+    options |= {key: value for key, value in (("list", "IHD_train.txt"), ("candidates", 4)) if f"--{key}" not in more}
+    return [name, *(str(part) for key, value in options.items() for part in (f"--{key}", value)), *map(str, more), "--json"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file by its path; the lock is the run's, not the result's."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}

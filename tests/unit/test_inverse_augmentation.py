@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diffharmony.__main__ import main
 from diffharmony.inverse.augmentation import added_per_pair, choose_numbers
 from diffharmony.inverse.ledger import read_manifest
-from diffharmony.tests.unit.made_inverse import write_inverse_pair, write_photographs
+from diffharmony.tests.unit.made_inverse import command, contents, write_inverse_pair, write_photographs
 from diffharmony.tests.unit.made_training import vae_config, write_vae
 from diffharmony.train import vae
 from diffharmony.train.data import read_list
@@ -37,19 +37,8 @@ def data(tmp_path_factory):
 def made(models, data, tmp_path_factory):
     """γ = 1: two of four candidates per pair."""
     out = tmp_path_factory.mktemp("made") / "out"
-    assert main(command(models, data, out)) == 0
+    assert main(command("augment", models, data, out)) == 0
     return out
-
-
-def command(models, data, out, *more, name="augment"):
-    options = {"data": data, "out": out, "vae": models["vae"], "unet": models["unet"], "steps": 2, "device": "cpu"}
-    if "--candidates" not in more:
-        options["candidates"] = 4
-    return [name, *(str(part) for key, value in options.items() for part in (f"--{key}", value)), *map(str, more), "--json"]
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 @given(st.decimals("0.001", "20", places=3), st.integers(1, 10**5), st.integers(1, 10**5))
@@ -88,7 +77,7 @@ def test_a_choice_is_at_random():
 
 
 def test_the_data_set_that_is_made(models, data, made, tmp_path, capsys):
-    assert main(command(models, data, made)) == 0  # nothing is left to do
+    assert main(command("augment", models, data, made)) == 0  # nothing is left to do
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     expected = {"pairs": PAIRS, "composites": COMPOSITES, "gamma": 1.0, "per_pair": 2, "total": 2 * PAIRS, "made": 0, "found": 2 * PAIRS}
     assert expected.items() <= result.items() and result["list"] == str(made / "IHD_train.txt")
@@ -98,7 +87,7 @@ def test_the_data_set_that_is_made(models, data, made, tmp_path, capsys):
     for image, mask in {tuple(pair.composite.stem.rsplit("_", 2)[:2]) for pair in pairs}:
         found = [int(pair.composite.stem.rsplit("_", 1)[1]) for pair in pairs if pair.composite.stem.startswith(f"{image}_{mask}_")]
         assert found == choose_numbers(0, image, mask, 4, 2)
-    assert main(command(models, data, tmp_path / "all", "--list", "IHD_train.txt", name="generate")) == 0
+    assert main(command("generate", models, data, tmp_path / "all")) == 0
     for pair in pairs:
         alone = tmp_path / "all" / pair.subset / "cand_composite_images" / pair.composite.name
         assert alone.read_bytes() == pair.composite.read_bytes()
@@ -116,30 +105,30 @@ def test_trainers_take_it_beside_the_original(data, made, tmp_path):
 
 def test_a_killed_run_goes_on_and_another_number_of_processes_makes_the_same(runs, models, data, made, tmp_path):
     out = tmp_path / "out"
-    two = runs.start_processes(2, *command(models, data, out))
+    two = runs.start_processes(2, *command("augment", models, data, out))
     assert [run.wait() for run in two] == [0, 0], two[1].output()
     assert contents(out) == contents(made)
     (out / "IHD_train.txt").unlink()
     (out / "HFlickr" / "composite_images" / read_list(made, "IHD_train.txt")[-1].composite.name).unlink()
-    assert runs.start(*command(models, data, out)).result()["made"] == 1
+    assert runs.start(*command("augment", models, data, out)).result()["made"] == 1
     assert contents(out) == contents(made)
 
 
 def test_candidates_that_were_made_before_are_placed(models, data, made, tmp_path, capsys):
     folder, out = tmp_path / "candidates", tmp_path / "out"
-    assert main(command(models, data, folder, "--list", "IHD_train.txt", name="generate")) == 0
+    assert main(command("generate", models, data, folder)) == 0
     capsys.readouterr()
     for _ in range(2):
-        assert main(command(models, data, out, "--from-candidates", folder)) == 0
+        assert main(command("augment", models, data, out, "--from-candidates", folder)) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["total"] == 2 * PAIRS
         assert contents(out) == contents(made)
     missing = read_manifest(out / "augmentation.jsonl")[0]
     lines = (folder / "candidates.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     name = Path(missing["file_name"]).name
     (folder / "candidates.jsonl").write_text("".join(line for line in lines if name not in line), encoding="utf-8")
-    assert main(command(models, data, tmp_path / "less", "--from-candidates", folder)) == 1
+    assert main(command("augment", models, data, tmp_path / "less", "--from-candidates", folder)) == 1
     assert f"must name candidate {missing['k']} of HCOCO/masks/a1_1.png, got none" in capsys.readouterr().err
-    assert main(command(models, data, tmp_path / "less", "--from-candidates", folder, "--on-bad-image", "skip")) == 0
+    assert main(command("augment", models, data, tmp_path / "less", "--from-candidates", folder, "--on-bad-image", "skip")) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["missing"], result["total"]) == (1, 2 * PAIRS - 1)
 
@@ -157,7 +146,7 @@ def test_candidates_that_were_made_before_are_placed(models, data, made, tmp_pat
 )
 def test_what_does_not_fit_is_refused_and_nothing_written(models, data, made, capsys, change, message):
     before = contents(made)
-    assert main(command(models, data, made, *change)) == 1
+    assert main(command("augment", models, data, made, *change)) == 1
     assert message in capsys.readouterr().err and contents(made) == before
 
 
@@ -165,5 +154,5 @@ def test_the_data_sets_own_folder_is_refused(models, data, tmp_path, capsys):
     own = tmp_path / "own"
     shutil.copytree(data, own)
     before = contents(own)
-    assert main(command(models, own, own)) == 1
+    assert main(command("augment", models, own, own)) == 1
     assert "--out must be another folder than the data set's" in capsys.readouterr().err and contents(own) == before

@@ -14,7 +14,7 @@ from diffharmony.common.layout import CANDIDATES
 from diffharmony.inverse import candidate_seed
 from diffharmony.inverse.ledger import Ledger, read_manifest
 from diffharmony.inverse.sources import folder_sources, listed_sources
-from diffharmony.tests.unit.made_inverse import PHOTOGRAPHS, write_inverse_pair, write_photographs
+from diffharmony.tests.unit.made_inverse import PHOTOGRAPHS, command, contents, write_inverse_pair, write_photographs
 from diffharmony.train.lists import Folders
 
 K = 4
@@ -37,22 +37,8 @@ def data(tmp_path_factory):
 def whole(models, data, tmp_path_factory):
     """A run that nothing interrupted."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert main(command(models, data, out)) == 0
+    assert main(command("generate", models, data, out)) == 0
     return out
-
-
-def command(models, data, out, *more, name="generate"):
-    options = {"data": data, "out": out, "vae": models["vae"], "unet": models["unet"], "steps": 2, "device": "cpu"}
-    if "--list" not in more and name == "generate":
-        options["list"] = "IHD_train.txt"
-    if "--candidates" not in more:
-        options["candidates"] = K
-    return [name, *(str(part) for key, value in options.items() for part in (f"--{key}", value)), *map(str, more), "--json"]
-
-
-def contents(folder):
-    """Every file by its path; the lock is one of the run, not of the result."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def candidates(folder):
@@ -87,7 +73,7 @@ def test_the_folder_and_its_manifest(models, data, whole):
 
 
 def test_two_processes_write_what_one_writes(runs, models, data, whole, tmp_path):
-    two = runs.start_processes(2, *command(models, data, tmp_path / "out"))
+    two = runs.start_processes(2, *command("generate", models, data, tmp_path / "out"))
     assert [run.wait() for run in two] == [0, 0], two[1].output()
     assert contents(tmp_path / "out") == contents(whole)
     assert two[0].result() | {"out": None} == {
@@ -100,7 +86,7 @@ def test_two_processes_write_what_one_writes(runs, models, data, whole, tmp_path
 def test_kills_at_any_moment_lose_nothing_and_make_nothing_twice(runs, models, data, whole, tmp_path):
     out, rng, before, kills = tmp_path / "out", random.Random(5), {}, 0
     for processes in (1, 2, 1, 3, 2, 1):
-        started = runs.start_processes(processes, *command(models, data, out))
+        started = runs.start_processes(processes, *command("generate", models, data, out))
         deadline = time.monotonic() + 60
         while len(candidates(out)) <= len(before) and any(run.alive() for run in started):
             assert time.monotonic() < deadline
@@ -119,7 +105,7 @@ def test_kills_at_any_moment_lose_nothing_and_make_nothing_twice(runs, models, d
     assert kills >= 2
     killed_writing = out / "HCOCO" / CANDIDATES / ".a1_1_9-abcd_123.png"
     killed_writing.write_bytes(b"half")
-    result = runs.start(*command(models, data, out)).result()
+    result = runs.start(*command("generate", models, data, out)).result()
     assert result["found"] == len(before) and result["made"] == K * len(PAIRS) - len(before)
     assert before.items() <= candidates(out).items()
     assert contents(out) == contents(whole)
@@ -134,7 +120,7 @@ def test_records_that_a_kill_cut_off_are_made_up_for(models, data, whole, tmp_pa
     (out / "candidates.jsonl").unlink()
     Ledger(out).begin(lambda name: True)
     (out / ".candidates.journal" / "process-00000.jsonl").write_bytes("".join(lines[:7]).encode() + lines[-1].encode()[:60])
-    assert main(command(models, data, out)) == 0
+    assert main(command("generate", models, data, out)) == 0
     assert (printed(capsys)["made"], candidates(out), contents(out)) == (0, stamps, contents(whole))
 
 
@@ -147,29 +133,29 @@ def test_a_file_that_is_gone_or_damaged_is_made_again(models, data, whole, tmp_p
     damaged.write_bytes(damaged.read_bytes()[:50])
     records = [line for line in (out / "candidates.jsonl").read_text(encoding="utf-8").splitlines() if damaged.name not in line]
     (out / "candidates.jsonl").write_text("".join(f"{line}\n" for line in records), encoding="utf-8")
-    assert main(command(models, data, out)) == 0
+    assert main(command("generate", models, data, out)) == 0
     assert printed(capsys)["made"] == 2 and contents(out) == contents(whole)
 
 
 def test_more_candidates_are_added_and_fewer_remove_nothing(models, data, whole, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(command(models, data, out, "--candidates", 1, "--limit", 2)) == 0
+    assert main(command("generate", models, data, out, "--candidates", 1, "--limit", 2)) == 0
     assert printed(capsys)["candidates"] == 2
     scored = (out / "candidates.jsonl").read_text(encoding="utf-8").replace('"score": null', '"score": 0.5')  # as select does
     (out / "candidates.jsonl").write_text(scored, encoding="utf-8")
-    assert main(command(models, data, out)) == 0
+    assert main(command("generate", models, data, out)) == 0
     assert printed(capsys)["found"] == 2
     records = read_manifest(out / "candidates.jsonl")
     assert [record["score"] for record in records].count(0.5) == 2 and records[0]["score"] == records[K]["score"] == 0.5
     assert [{**record, "score": None} for record in records] == read_manifest(whole / "candidates.jsonl")
     last = contents(out)
-    assert main(command(models, data, out, "--candidates", 2)) == 0
+    assert main(command("generate", models, data, out, "--candidates", 2)) == 0
     assert printed(capsys)["made"] == 0 and contents(out) == last
 
 
 def test_one_alone_is_the_one_among_all(models, data, whole, tmp_path):
     name = f"HFlickr/{CANDIDATES}/größe 3_x y_3.png"
-    assert main(command(models, data, tmp_path / "out", "--only", name, "with_line_1_2")) == 0
+    assert main(command("generate", models, data, tmp_path / "out", "--only", name, "with_line_1_2")) == 0
     made = candidates(tmp_path / "out")
     assert set(made) == {name, f"HCOCO/{CANDIDATES}/with_line_1_2.png"}
     for path in made:
@@ -184,7 +170,7 @@ def test_a_folder_without_composites_is_filled_in_its_place(models, whole, tmp_p
     before = contents(root)
     mask = root / "HFlickr" / "masks" / ".größe 3_7-abcd1234.png"  # not ours to remove
     mask.write_bytes(b"")
-    assert main([part for part in command(models, root, root) if part not in ("--list", "IHD_train.txt")]) == 0
+    assert main([part for part in command("generate", models, root, root) if part not in ("--list", "IHD_train.txt")]) == 0
     mask.unlink()
     made = contents(root)
     assert before.items() <= made.items()
@@ -194,7 +180,7 @@ def test_a_folder_without_composites_is_filled_in_its_place(models, whole, tmp_p
 
 def test_a_jpeg_is_measured_as_it_is_stored(models, data, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = command(models, data, out, "--suffix", ".jpg", "--candidates", 1, "--limit", 1)
+    arguments = command("generate", models, data, out, "--suffix", ".jpg", "--candidates", 1, "--limit", 1)
     assert main(arguments) == 0
     (record,) = read_manifest(out / "candidates.jsonl")
     found, real, soft = (np.asarray(Image.open(out / record[key])).astype(int) for key in ("file_name", "real", "mask"))
@@ -225,7 +211,7 @@ def test_a_jpeg_is_measured_as_it_is_stored(models, data, tmp_path, capsys):
 )
 def test_what_does_not_fit_is_refused_and_nothing_written(models, data, whole, capsys, change, message):
     before = contents(whole), candidates(whole)
-    arguments = command(models, data, whole, *(models["harmonize_vae"] if part == "HARMONIZE" else part for part in change))
+    arguments = command("generate", models, data, whole, *(models["harmonize_vae"] if part == "HARMONIZE" else part for part in change))
     assert main(arguments) == 1
     assert message in capsys.readouterr().err
     assert (contents(whole), candidates(whole)) == before
@@ -237,7 +223,7 @@ def test_every_process_refuses_before_any_writes(runs, models, data, whole, tmp_
     for path in candidates(out):
         (out / path).unlink()
     before = contents(out)
-    refused = runs.start_processes(2, *command(models, data, out, "--seed", 9))
+    refused = runs.start_processes(2, *command("generate", models, data, out, "--seed", 9))
     assert [run.wait() for run in refused] == [1, 1]
     assert all("seed must be 0 to go on in" in run.output() for run in refused)
     assert contents(out) == before
@@ -247,7 +233,7 @@ def test_candidates_of_another_origin_are_refused(models, data, tmp_path, capsys
     foreign = tmp_path / "out" / "HCOCO" / CANDIDATES / "a1_1_1.png"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"")
-    assert main(command(models, data, tmp_path / "out")) == 1
+    assert main(command("generate", models, data, tmp_path / "out")) == 1
     assert "must hold no candidates of another origin, got HCOCO/cand_composite_images/a1_1_1.png" in capsys.readouterr().err
 
 
@@ -258,13 +244,13 @@ def test_bad_images_stop_or_are_left_out_and_counted(models, data, tmp_path, cap
     real.write_bytes(real.read_bytes()[:60])
     Image.new("L", (52, 40)).save(root / "HFlickr" / "masks" / "größe 3_7.png")
     Image.new("L", (9, 9), 255).save(root / "HFlickr" / "masks" / "größe 3_x y.png")
-    assert main(command(models, root, out)) == 1
+    assert main(command("generate", models, root, out)) == 1
     assert f"{real} must be a readable image" in capsys.readouterr().err
     assert len(candidates(out)) == 2 * K  # of the pairs before it
     (root / "HCOCO" / "masks" / "a1_2.png").unlink()
-    assert main(command(models, root, tmp_path / "other")) == 1
+    assert main(command("generate", models, root, tmp_path / "other")) == 1
     assert "every mask and real image must exist, got 1 missing" in capsys.readouterr().err and not (tmp_path / "other").exists()
-    assert main(command(models, root, tmp_path / "other", "--on-bad-image", "skip")) == 0
+    assert main(command("generate", models, root, tmp_path / "other", "--on-bad-image", "skip")) == 0
     bad = printed(capsys)["bad_images"]
     whys = {path.rpartition("/")[2]: why for path, why in bad.items()}
     assert set(whys) == {"a1_2.png", "with_line.png", "größe 3_7.png", "größe 3_x y.png"}
