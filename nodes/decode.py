@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import comfy.utils
 import torch
 from comfy_api.latest import io
 
 from ..common.images import paste_background as paste
 from ..common.masks import binarize_mask
 from . import images
-from .host_vae import HostHarmonyVAE, Progress
+from .host_vae import HostHarmonyVAE
 from .loaders import CATEGORY
 
 
@@ -20,7 +21,7 @@ def decode_harmonized(
     paste_background: bool,
     tile: int | None = None,
     node: str = "Harmony VAE Decode",
-    progress: Progress | None = None,
+    progress: comfy.utils.ProgressBar | None = None,
 ) -> torch.Tensor:
     """LATENT -> IMAGE [B,H,W,3], decoded under (image, mask), of the image's own size.
 

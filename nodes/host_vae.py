@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import comfy.model_patcher
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("diffharmony")
 
-Progress = Callable[[int, torch.Tensor], None]
 FALLBACK_TILE = 512  # image pixels
 # A conditional decode holds E_c's features besides what a plain decode needs. For Stable Diffusion's widths they come to 650
 # values per image pixel, and the host counts 2178 for the decode itself.
@@ -40,15 +38,6 @@ STAND_IN = {
         "dropout": 0.0,
     },
 }
-
-
-def _progress_bar(total: int) -> Progress:
-    bar = comfy.utils.ProgressBar(total)
-
-    def update(done: int, image: torch.Tensor) -> None:
-        bar.update_absolute(done)
-
-    return update
 
 
 class TensorVAE(torch.nn.Module):
@@ -88,12 +77,17 @@ class HostHarmonyVAE(comfy.sd.VAE):
         return state_with_metadata(self._vae)
 
     def decode_conditionally(
-        self, samples: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, tile: int | None = None, progress: Progress | None = None
+        self,
+        samples: torch.Tensor,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        tile: int | None = None,
+        progress: comfy.utils.ProgressBar | None = None,
     ) -> torch.Tensor:
         """Decode latents under (image, mask), one image after the other; in tiles of `tile` pixels where it is given.
 
         samples: [B,c,h,w], unscaled. image: [B or 1,3,h*f,w*f] in 0..1. mask: [B or 1,1,h*f,w*f] in {0,1}. One image and mask are
-        encoded once for all latents. progress: called with (images done, the one just done), instead of a progress bar.
+        encoded once for all latents. progress: to go on with, one for each image, instead of a progress bar of its own.
         Raises: RuntimeError when the result is not finite.
         Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device. When memory runs out, the images not done yet are
         decoded in tiles, under the same condition.
@@ -101,7 +95,7 @@ class HostHarmonyVAE(comfy.sd.VAE):
         self._load(samples, tile)
         image = self.process_input(image)
         shared = image.shape[0] == mask.shape[0] == 1
-        progress = progress or _progress_bar(samples.shape[0])
+        progress = progress or comfy.utils.ProgressBar(samples.shape[0])
         condition = None
         decoded = []
         for index in range(samples.shape[0]):
@@ -127,7 +121,7 @@ class HostHarmonyVAE(comfy.sd.VAE):
                     "in float32 already, the latent or the Harmony-VAE file is broken: get the file again."
                 )
             decoded.append(self.process_output(result.to(device=self.output_device, dtype=self.vae_output_dtype())))
-            progress(index + 1, decoded[-1])
+            progress.update(1)
         return torch.cat(decoded)
 
     @property

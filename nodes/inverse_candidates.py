@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import comfy.sample
 import comfy.utils
-import latent_preview
 import torch
 from comfy import model_management
 from comfy_api.latest import io, ui
 
-from ..common.images import tensor_to_pil
 from .conditioning import condition_sampling
 from .decode import check_harmony_vae, decode_harmonized
 from .loaders import CATEGORY, DIRECTION
 
 NODE = "Inverse Candidates"
 SAMPLER, SCHEDULER, CFG = "euler_ancestral", "normal", 1.0
-PREVIEW_SIDE = 512
 
 
 def inverse_candidates(model, conditioning, vae, image: torch.Tensor, mask: torch.Tensor, count: int, seed: int, steps: int) -> torch.Tensor:
@@ -30,14 +27,14 @@ def inverse_candidates(model, conditioning, vae, image: torch.Tensor, mask: torc
     _check_directions(model, conditioning, vae)
     _check_one(image, mask)
     conditioning, latent = condition_sampling(conditioning, vae, image, mask)
-    seeds = candidate_seeds(seed, count)
-    progress = CandidateProgress(model, steps, count)
+    # no previews on the way: the frontend would go on showing the last one in place of the candidates
+    bar = comfy.utils.ProgressBar(count * (steps + 1))
     samples = []
-    for index, own_seed in enumerate(seeds):
+    for own_seed in candidate_seeds(seed, count):
         model_management.throw_exception_if_processing_interrupted()
-        samples.append(_sample(model, conditioning, latent["samples"], own_seed, steps, progress.of_steps(index)))
+        samples.append(_sample(model, conditioning, latent["samples"], own_seed, steps, callback=lambda *_: bar.update(1)))
     samples = {"samples": torch.cat(samples)}
-    return decode_harmonized(samples, vae, image, mask, paste_background=True, node=NODE, progress=progress.decoded)
+    return decode_harmonized(samples, vae, image, mask, paste_background=True, node=NODE, progress=bar)
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:
@@ -49,29 +46,6 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
     from ..inverse import candidate_seed
 
     return [candidate_seed(seed, "image", "mask", k) for k in range(count)]
-
-
-class CandidateProgress:
-    """One progress bar over all candidates: a tick for every step and one for the decode, with a preview where there is one."""
-
-    def __init__(self, model, steps: int, count: int):
-        self.steps, self.count = steps, count
-        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self.bar = comfy.utils.ProgressBar(count * (steps + 1))
-
-    def of_steps(self, candidate: int):
-        """The callback of the host's sampler for one candidate."""
-
-        def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
-            preview = self.previewer.decode_latent_to_preview_image("JPEG", x0) if self.previewer else None
-            self.bar.update_absolute(candidate * self.steps + step + 1, preview=preview)
-
-        return callback
-
-    def decoded(self, done: int, image: torch.Tensor) -> None:
-        """After a decode: image [1,3,H,W] in 0..1."""
-        preview = ("JPEG", tensor_to_pil(image * 2 - 1)[0], PREVIEW_SIDE)
-        self.bar.update_absolute(self.count * self.steps + done, preview=preview)
 
 
 def _sample(model, conditioning, latent: torch.Tensor, seed: int, steps: int, callback) -> torch.Tensor:
