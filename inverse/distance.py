@@ -17,7 +17,8 @@ def distances_from_real(candidates: torch.Tensor, real: torch.Tensor, mask: torc
     real, mask = check_image_and_mask(real, mask, "real")
     if real.shape[0] != 1 or candidates.shape[-2:] != real.shape[-2:]:
         raise ValueError(
-            f"candidates must be of one real image's size, {list(real.shape)}, got {list(candidates.shape)}. Pass the image that they were made of."
+            f"candidates must be of one real image's size, {list(real.shape)}, got {list(candidates.shape)}. "
+            "Pass the image that they were made of."
         )
     inside = binarize_mask(mask)[0, 0] > 0
     if not inside.any():

@@ -117,7 +117,9 @@ class HarmonyScore(io.ComfyNode):
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="scores", is_output_list=True, tooltip="The unharmonious probability of each image. For Select Most Unharmonious."
+                    display_name="scores",
+                    is_output_list=True,
+                    tooltip="The unharmonious probability of each image. For Select Most Unharmonious.",
                 ),
                 io.Image.Output(display_name="sheet", tooltip="All images on one sheet, each with its number and score."),
             ],

@@ -16,7 +16,9 @@ NODE = "Inverse Candidates"
 SAMPLER, SCHEDULER, CFG = "euler_ancestral", "normal", 1.0
 
 
-def inverse_candidates(model, conditioning, vae, image: torch.Tensor, mask: torch.Tensor, count: int, seed: int, steps: int) -> torch.Tensor:
+def inverse_candidates(
+    model, conditioning, vae, image: torch.Tensor, mask: torch.Tensor, count: int, seed: int, steps: int
+) -> torch.Tensor:
     """IMAGE [count,H,W,3]: composites of one real image, which they equal outside the mask.
 
     image: IMAGE [1,H,W,3 or 4]. mask: MASK of batch 1, of any size. Candidate k is sampled and decoded by itself from a seed of its
@@ -102,7 +104,7 @@ class InverseCandidates(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Every candidate's own seed follows from this one and its number, so that it does not depend on how many there are.",
+                    tooltip="Every candidate's own seed follows from this one and its number, not from how many there are.",
                 ),
                 io.Int.Input("steps", default=5, min=1, max=1000, tooltip="Sampling steps of each. 5 is what the model is meant for."),
             ],

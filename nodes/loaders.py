@@ -90,7 +90,7 @@ class LoadInverseUNet(io.ComfyNode):
             node_id="DiffHarmonyLoadInverseUNet",
             display_name="Load Inverse UNet",
             category=CATEGORY,
-            description="Loads an inverse UNet, which makes composites out of a real photograph, and the empty prompt that is kept in its file.",
+            description="Loads an inverse UNet, which makes composites out of a real photograph, and the empty prompt kept in its file.",
             inputs=[
                 io.Combo.Input(
                     "unet_name",

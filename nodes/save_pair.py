@@ -11,7 +11,9 @@ from .conditioning import check_foreground
 from .loaders import CATEGORY
 
 
-def save_images(composite: torch.Tensor, mask: torch.Tensor, real: torch.Tensor, dataset: str, subset: str, name: str) -> list[ui.SavedResult]:
+def save_images(
+    composite: torch.Tensor, mask: torch.Tensor, real: torch.Tensor, dataset: str, subset: str, name: str
+) -> list[ui.SavedResult]:
     """Write IMAGE [B,H,W,3] composites, MASK and IMAGE [1,H,W,3] in iHarmony4's layout; where the composites are now.
 
     Raises: ValueError as `inverse.pairs.save_pair` does, and for a mask without foreground.
@@ -41,7 +43,7 @@ class SaveHarmonizationPair(io.ComfyNode):
                 io.Image.Input("real", tooltip="The real image that the composites were made of."),
                 io.String.Input("dataset", default="harmonization_pairs", tooltip="The data set's folder, in ComfyUI's output folder."),
                 io.String.Input("subset", default="Generated", tooltip="The subset's folder, in the data set's."),
-                io.String.Input("name", default="pair", tooltip="What the files' names begin with. A number follows, so that nothing is overwritten."),
+                io.String.Input("name", default="pair", tooltip="What the files' names begin with. A number follows: nothing is overwritten."),
             ],
             outputs=[],
         )

@@ -35,8 +35,9 @@ def select_candidates(
     candidates, real = (image.movedim(-1, 1) * 2 - 1 for image in (candidates, real))
     distances = distances_from_real(candidates, real, mask).tolist()
     choice = choose_candidates(scores, distances, count=count, **limits)
-    reasons = (f"{index}: {why} (distance {distances[index]:.1f}, score {scores[index]:.3f})" for index, why in sorted(choice.rejected.items()))
-    return list(choice.chosen), "\n".join(reasons)
+    figures = [f"distance {distance:.1f}, score {score:.3f}" for distance, score in zip(distances, scores)]
+    rejected = "\n".join(f"{index}: {why} ({figures[index]})" for index, why in sorted(choice.rejected.items()))
+    return list(choice.chosen), rejected
 
 
 def select_of_each(
@@ -49,7 +50,7 @@ def select_of_each(
     """
     total = sum(batch.shape[0] for batch in candidates)
     if len(scores) != total:
-        raise ValueError(f"scores must be as many as candidates, {total}, got {len(scores)}. Connect the scores that Harmony Score gave them.")
+        raise ValueError(f"scores must be as many as candidates, {total}, got {len(scores)}. Connect their scores, from Harmony Score.")
     selected, indices, kept, reasons = [], [], [], []
     remaining = iter(scores)
     for number, batch in enumerate(candidates):
@@ -76,7 +77,7 @@ class SelectMostUnharmonious(io.ComfyNode):
             node_id="DiffHarmonySelectMostUnharmonious",
             display_name="Select Most Unharmonious",
             category=CATEGORY,
-            description="Keeps the candidates that the classifier takes for composites most surely, within limits of how far they are from the real image.",
+            description="Keeps the candidates that the classifier takes for composites most surely, within limits of what changed.",
             search_aliases=["choose", "best of batch", "harmony classifier"],
             # the host would else run the node once for each score
             is_input_list=True,
@@ -92,7 +93,7 @@ class SelectMostUnharmonious(io.ComfyNode):
                     min=0.0,
                     max=LARGEST_DISTANCE,
                     step=1.0,
-                    tooltip="Reject what changed less: mean squared difference from the real photograph inside the mask, of values 0 to 255.",
+                    tooltip="Reject what changed less: mean squared difference from the photograph inside the mask, of values 0 to 255.",
                 ),
                 io.Float.Input(
                     "max_distance",
@@ -115,7 +116,7 @@ class SelectMostUnharmonious(io.ComfyNode):
                 io.Image.Output(display_name="selected", is_output_list=True, tooltip="The candidates that are kept, best first."),
                 io.Int.Output(display_name="index", is_output_list=True, tooltip="Their numbers among the candidates, from 0."),
                 io.Float.Output(display_name="score", is_output_list=True, tooltip="Their unharmonious probabilities."),
-                io.String.Output(display_name="rejected", is_output_list=True, tooltip="Which candidates were rejected and why, one a line."),
+                io.String.Output(display_name="rejected", is_output_list=True, tooltip="Which were rejected and why, one a line."),
             ],
         )
 

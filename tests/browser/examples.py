@@ -104,8 +104,8 @@ EXAMPLES = {
             text=(
                 "**Build training data from real photographs**\n\n"
                 "1. Load a photograph and a mask of one object in it. White is the object.\n"
-                "2. Queue. Candidates are made, scored by the harmony classifier, and the most unharmonious one is saved with its mask and the "
-                "photograph in `output/harmonization_pairs`, in iHarmony4's layout.\n\n"
+                "2. Queue. Candidates are made, scored by the harmony classifier, and the most unharmonious one is saved with its mask "
+                "and the photograph in `output/harmonization_pairs`, in iHarmony4's layout.\n\n"
                 "Queue again with another photograph or seed: pairs are added, nothing is overwritten. "
                 "*min_distance* rejects candidates that changed nothing."
             ),

@@ -103,10 +103,10 @@ def test_stopping_ends_the_run_between_two_steps(server):
     ("changes", "message"),
     [
         ({"candidates": {"model": ["harmonizing", 0]}}, "Inverse Candidates: model must be of direction 'invert', got 'harmonize'"),
-        ({"candidates": {"empty_prompt": ["harmonizing", 1]}}, "Inverse Candidates: empty_prompt must be of direction 'invert', got 'harmonize'"),
+        ({"candidates": {"empty_prompt": ["harmonizing", 1]}}, "empty_prompt must be of direction 'invert', got 'harmonize'"),
         ({"vae": {"vae_name": "harmony_vae.safetensors"}}, "Inverse Candidates: vae must be of direction 'invert', got 'harmonize'"),
         ({"candidates": {"vae": ["plain", 0]}}, "Inverse Candidates needs a Harmony-VAE; got a plain VAE"),
-        ({"unet": {"unet_name": "harmonization_unet.safetensors"}}, "harmonization_unet.safetensors must be a UNet of direction 'invert', got 'harmonize'"),
+        ({"unet": {"unet_name": "harmonization_unet.safetensors"}}, "must be a UNet of direction 'invert', got 'harmonize'"),
         ({"candidates": {"image": ["both", 0]}}, "image must be one for all candidates, got a batch of 2"),
         ({"candidates": {"mask": ["real", 1]}}, "mask must mark the foreground in white"),
     ],

@@ -19,7 +19,8 @@ def pair(dataset: str, subset: str = "Generated", name: str = "pair", **inputs):
         "composite": node("LoadImage", image="second.png"),
         "two": node("ImageBatch", image1=["composite", 0], image2=["real", 0]),
     }
-    saved = {**build_dataset()["pair"]["inputs"], "composite": ["composite", 0], "dataset": dataset, "subset": subset, "name": name, **inputs}
+    names = {"dataset": dataset, "subset": subset, "name": name}
+    saved = {**build_dataset()["pair"]["inputs"], "composite": ["composite", 0], **names, **inputs}
     return added(prompt, pair=node("DiffHarmonySaveHarmonizationPair", **saved))
 
 
