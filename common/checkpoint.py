@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .files import read_json, written_whole
+
+__all__ = [
+    "Checkpoint", "DIRECTIONS", "KINDS", "METADATA_TENSOR", "PICKLE_SUFFIXES", "describe", "load_strictly", "metadata_tensor", "read_checkpoint",
+    "read_json", "write_checkpoint", "written_whole",
+]  # fmt: skip
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DIRECTIONS = ("harmonize", "invert")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -63,28 +67,6 @@ class Checkpoint:
         if not isinstance(value, dict):
             raise ValueError(f"metadata {key!r} of {self.path} must be a JSON object, got {text[:80]!r}. Write the file again.")
         return value
-
-
-@contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it on success, so that it appears whole or not at all.
-
-    Raises: FileNotFoundError when the folder of `path` does not exist.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"folder of {path.name!r} must exist, looked in {path.parent.resolve()}. Create it first.")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_checkpoint(
@@ -215,16 +197,3 @@ def load_strictly(build: Callable[[], torch.nn.Module], tensors: dict[str, torch
         )
     model.load_state_dict(tensors)
     return model
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises: FileNotFoundError when there is none; ValueError when it holds something else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent.resolve()}. Pass a diffusers folder or a .safetensors file.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be JSON, got something else ({error}). Copy it again.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}. Copy it again.")
-    return value

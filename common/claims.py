@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import read_json, written_whole
+from .files import read_json, written_whole
 
 SETTINGS = "settings.json"
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from .checkpoint import written_whole
+from .files import written_whole
 
 COMPOSITES, CANDIDATES, MASKS, REALS = "composite_images", "cand_composite_images", "masks", "real_images"
 TRAIN_LIST, TEST_LIST = "IHD_train.txt", "IHD_test.txt"
