@@ -26,7 +26,7 @@ from .config import DataConfig, OptimConfig, RunConfig
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
 HARMONY_VAE_STEPS = (1500, 700)
-INVERSE_UNET_STEPS = 6000
+INVERSE_UNET_STEPS = 3000
 INVERSE_WIDTHS = (64, 64, 64)  # the family must stay under 24 MB
 STRONG_LIST, STRONG_FMSE = "IHD_strong.txt", 500.0
 INVERSE_HARMONY_VAE_STEPS = (500, 600)
