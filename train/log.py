@@ -61,6 +61,29 @@ class Losses:
         return [(step, mean, learning_rate) for (step, learning_rate), mean in zip(steps, means)]
 
 
+class Overflows:
+    """Steps that were not taken because gradients overflowed fp16 under the scale of the loss. A few are that scale finding its
+    place; it then halves with each."""
+
+    PATIENCE = 50  # from 65536, a scale of 6e-11: no smaller one will help
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator, self._in_a_row = accelerator, 0
+
+    def skipped(self, step: int) -> bool:
+        """Whether this step was not taken. Raises: FloatingPointError when so many in a row were not, in every process."""
+        if not self.accelerator.optimizer_step_was_skipped:
+            self._in_a_row = 0
+            return False
+        self._in_a_row += 1
+        if self._in_a_row >= self.PATIENCE:
+            raise FloatingPointError(
+                f"gradients must be finite, got an overflow in {self._in_a_row} steps in a row, up to step {step}. Lower "
+                "optim.learning-rate, or pass --run.mixed-precision bf16; the last state is kept."
+            )
+        return True
+
+
 class RunLog:
     """One JSON line a step and a validation, the trackers, and a smoothed loss. Only the first process writes."""
 

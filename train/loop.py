@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from .config import OptimConfig, RunConfig, planned_steps
 from .data import CounterBatches, make_loader
 from .folder import hold, let_go
-from .log import Losses, RunLog
+from .log import Losses, Overflows, RunLog
 from .processes import accelerated, agreed_path, on_main, processes
 from .state import clear_log_after, collect, newest_state, read_state, write_state
 from .validation import Validation, validate
@@ -80,8 +80,9 @@ def fit(
 
     dataset: samples by counter (train/data.py). summary: goes into the checkpoint's metadata with steps and loss.
     Returns checkpoint, steps, loss, and the bad images that were skipped. A killed run goes on from the newest state in `run.out`
-    when called again. Raises: FloatingPointError with the batch's names when the loss is not finite; RuntimeError when another
-    run is under way in `run.out`; ValueError for what this machine or accelerate's configuration does not go together with.
+    when called again. Raises: FloatingPointError with the batch's names when the loss is not finite, and when gradients overflow
+    step after step; RuntimeError when another run is under way in `run.out`; ValueError for what this machine or accelerate's
+    configuration does not go together with.
     """
     run.out.mkdir(parents=True, exist_ok=True)
     on_main(lambda: hold(run.out))
@@ -98,21 +99,22 @@ def _fit(
 ) -> dict[str, Any]:  # fmt: skip
     set_seed(run.seed)
     steps = planned_steps(optim, len(dataset))
-    weights = Weights(task, accelerator)
+    weights = Weights(task, accelerator, run.mixed_precision)
     optimizer = torch.optim.AdamW(
         task.trainable(), lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay, foreach=True
     )
     schedule = get_scheduler(optim.schedule, optimizer, num_warmup_steps=round(steps * optim.warmup), num_training_steps=steps)
     task.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(task, optimizer)
-    weights.begin(optim.ema_decay)
-    parts = (weights.parameters, optimizer, schedule, weights.ema, accelerator.scaler)
+    weights.begin(prepared, optimizer, optim.ema_decay)
+    parts = (weights.placement, schedule, weights.ema, accelerator.scaler)
     step = _restore(run, parts, steps)
     batches = CounterBatches(
         batch_size=optim.batch_size, steps=steps, first_step=step, accumulation=optim.accumulation,
         rank=accelerator.process_index, processes=accelerator.num_processes,
     )  # fmt: skip
     losses, log = Losses(accelerator, optim.accumulation), RunLog(run, accelerator, step)
+    overflows = Overflows(accelerator)
     look_every = 1 if accelerator.device.type == "cpu" else run.log_every
     progress = tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, unit="step", dynamic_ncols=True)
     started, part = time.monotonic(), 0
@@ -132,8 +134,9 @@ def _fit(
         if not accelerator.sync_gradients:
             continue
         step, part = step + 1, 0
-        schedule.step()
-        weights.ema.step(weights.parameters)
+        if not overflows.skipped(step):
+            schedule.step()
+            weights.average()
         losses.end_step(step, schedule.get_last_lr()[0])
         progress.update()
         show, measure, save = (
@@ -152,7 +155,7 @@ def _fit(
         if save:
             training = {**summary, "step": step, "loss": log.smooth, "seconds": round(time.monotonic() - started, 1)}
             weights.save(run.out / task.checkpoint_name, training)
-            state = collect(step, *parts)
+            state = collect(step, *parts, keep=accelerator.is_main_process)
             if accelerator.is_main_process:
                 write_state(run.out, state, run.keep_last)
         if show or save:

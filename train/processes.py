@@ -13,9 +13,11 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, broadcast_object_list, parse_flag_from_env
+from torch import nn
 
 from ..common.allocator import keep_freed_memory
 from .config import OptimConfig, RunConfig
+from .zero import check_zero, hide_from_transformers, zero_plugin, zero_wanted
 
 PATIENCE = timedelta(hours=6)  # the first process may encode a data set's latents while the others wait
 
@@ -23,7 +25,11 @@ PATIENCE = timedelta(hours=6)  # the first process may encode a data set's laten
 def processes() -> PartialState:
     """The processes of this training, which `accelerate launch` or torchrun started: index, number, device."""
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    return PartialState(cpu=cpu, timeout=PATIENCE) if "LOCAL_RANK" in os.environ else PartialState(cpu=cpu)
+    if "LOCAL_RANK" not in os.environ:
+        return PartialState(cpu=cpu)
+    # accelerate names none of its own for DeepSpeed without a GPU, and would take each process for the only one
+    backend = {"backend": "gloo"} if zero_wanted() and not cpu and not torch.cuda.is_available() else {}
+    return PartialState(cpu=cpu, timeout=PATIENCE, **backend)
 
 
 def on_main(call: Callable[[], Any]) -> Any:
@@ -55,8 +61,11 @@ def accelerated(optim: OptimConfig, run: RunConfig) -> Iterator[Accelerator]:
         keep_freed_memory()
     processes()
     _forget_settings()
+    zero = zero_plugin(optim, processes().num_processes) if zero_wanted() else None
     accelerator = Accelerator(
-        mixed_precision=run.mixed_precision,
+        # DeepSpeed's own would make the weights bf16: compute_in does it
+        mixed_precision="no" if zero else run.mixed_precision,
+        deepspeed_plugin=zero,
         # given as a plugin, since accelerate's own configuration would overrule a plain number
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=optim.accumulation, sync_with_dataloader=False),
         log_with=None if run.tracker == "none" else run.tracker,
@@ -66,6 +75,11 @@ def accelerated(optim: OptimConfig, run: RunConfig) -> Iterator[Accelerator]:
     )
     try:
         _check_sharding(accelerator)
+        if zero:
+            hide_from_transformers()
+        if accelerator.is_fsdp2:
+            # accelerate's would cast a batch's images and the weights, but nothing that a task makes: compute_in casts
+            accelerator.state.fsdp_plugin.mixed_precision_policy = None
         yield accelerator
         # not end_training, which would end the processes' connection too: another training may follow
         for tracker in accelerator.trackers:
@@ -77,8 +91,8 @@ def accelerated(optim: OptimConfig, run: RunConfig) -> Iterator[Accelerator]:
 def check_accelerate(run: RunConfig) -> None:
     """Check `run` against this machine and against what accelerate's own configuration has put into the environment.
 
-    Raises: ValueError for half precision without a GPU, another precision than `accelerate launch` was told, DeepSpeed, FSDP of
-    version 1, or FSDP without GPUs.
+    Raises: ValueError for half precision without a GPU, another precision than `accelerate launch` was told, settings of DeepSpeed
+    that are not ours (train/zero.py), FSDP of version 1, wrapped by size, with parameters offloaded, or without GPUs.
     """
     if run.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("run.mixed_precision must be no or bf16 on a CPU, got fp16. Leave it out, or run on a GPU.")
@@ -88,32 +102,50 @@ def check_accelerate(run: RunConfig) -> None:
             f"run.mixed_precision must be accelerate's own {told!r}, got {run.mixed_precision!r}. Pass --run.mixed-precision {told}, or "
             "take it out of accelerate's configuration."
         )
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ValueError(
-            "accelerate's configuration must not name DeepSpeed, which keeps weights and optimizer where an exact resume cannot reach "
-            "them. Choose FSDP with fsdp_version 2, which shards the same, or plain multi-GPU."
-        )
+    if zero_wanted():
+        check_zero(run)
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         version = os.environ.get("FSDP_VERSION", "1")
         if version != "2":
             raise ValueError(f"fsdp_version must be 2 in accelerate's configuration, got {version}. Set it there.")
-        if not torch.cuda.is_available():
+        if parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
+            raise ValueError("fsdp_offload_params must be false in accelerate's configuration, got true. Use more processes instead.")
+        if os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP").upper() == "SIZE_BASED_WRAP":
+            raise ValueError(
+                "fsdp_auto_wrap_policy must be NO_WRAP or TRANSFORMER_BASED_WRAP in accelerate's configuration, got SIZE_BASED_WRAP, which "
+                "wraps lists of modules, and torch refuses these. Name classes: ResnetBlock2D, and BasicTransformerBlock for a UNet."
+            )
+        # every process reads all weights here: with it, transformers would leave those of text encoders empty in all but the first
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+        if processes().distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU) and processes().device.type == "cpu":
             raise ValueError("FSDP must run on GPUs (accelerate ignores it on CPUs), got none. Launch with --cpu --num_processes N instead.")
 
 
 def _check_sharding(accelerator: Accelerator) -> None:
     if accelerator.distributed_type not in (
-        DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP,
+        DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP, DistributedType.DEEPSPEED,
     ):  # fmt: skip
         raise ValueError(
-            f"accelerate must run this on one process, several CPUs, several GPUs or FSDP, got {accelerator.distributed_type.value}. "
+            f"accelerate must run this on one process, several CPUs, several GPUs, FSDP or DeepSpeed, got {accelerator.distributed_type.value}. "
             "Choose one of these in its configuration."
         )
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether each process holds a part of the weights only."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return accelerator.deepspeed_plugin.zero_stage == 3
     return accelerator.distributed_type == DistributedType.FSDP
+
+
+def compute_in(mixed_precision: str, task: nn.Module, accelerator: Accelerator) -> None:
+    """Let the task compute its loss in that precision where accelerate does not see to it: with FSDP and DeepSpeed. Its weights stay
+    float32, as they do elsewhere."""
+    if mixed_precision == "no" or accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[mixed_precision]
+    # casts are not kept: they would hold on to weights that are gathered for a moment only
+    task.forward = torch.autocast(accelerator.device.type, dtype, cache_enabled=False)(task.forward)
 
 
 def agreed_path(path: Path | None) -> Path | None:

@@ -9,25 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..common.checkpoint import written_whole
+from .placement import Placement
 
 logger = logging.getLogger("diffharmony")
 
 
-def collect(step: int, parameters, optimizer, schedule, ema, scaler=None) -> dict[str, Any]:
-    """Everything that the next steps depend on, besides the config. Where weights are sharded, every process must call this, and
-    gets whole tensors."""
-    state = {
+def collect(step: int, placement: Placement, schedule, ema, scaler=None, *, keep: bool = True) -> dict[str, Any]:
+    """Everything that the next steps depend on, besides the config, with whole tensors on the CPU, however they are spread. Every
+    process must call this; those that write nothing need not `keep` the tensors."""
+
+    def kept(tensor: torch.Tensor) -> torch.Tensor | None:
+        return tensor.cpu() if keep else None
+
+    def gathered(tensors: list[torch.Tensor]) -> list[torch.Tensor | None]:
+        return [kept(placement.whole(index, tensor)) for index, tensor in enumerate(tensors)]
+
+    return {
         "step": step,
-        "parameters": [parameter.detach() for parameter in parameters],
-        "optimizer": optimizer.state_dict(),
+        "parameters": gathered(placement.held()),
+        "optimizer": placement.optimizer_state(kept),
         "schedule": schedule.state_dict(),
-        "ema": ema.state_dict(),
+        "ema": {**ema.state_dict(), "shadow_params": gathered(ema.shadow_params)},
         "scaler": None if scaler is None else scaler.state_dict(),
     }
-    return _mapped(state, lambda tensor: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
 
 
 def write_state(out: Path, state: dict[str, Any], keep: int) -> None:
@@ -64,45 +70,23 @@ def check_whole(path: Path) -> None:
     torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def read_state(path: Path, parameters, optimizer, schedule, ema, scaler=None) -> int:
-    """Load a state into the given objects, sharded as they are, and return its step. Raises: ValueError when it is another
+def read_state(path: Path, placement: Placement, schedule, ema, scaler=None) -> int:
+    """Load a state into the given objects, spread as they are, and return its step. Raises: ValueError when it is another
     model's."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     shapes = [list(tensor.shape) for tensor in state["parameters"]]
-    if shapes != [list(parameter.shape) for parameter in parameters]:
+    if shapes != placement.shapes():
         raise ValueError(f"{path} must hold a state of this model, got {len(shapes)} parameters that do not fit. Choose another run.out.")
-    with torch.no_grad():
-        for parameter, value in zip(parameters, state["parameters"], strict=True):
-            parameter.copy_(_like(value, parameter))
-    for index, values in state["optimizer"]["state"].items():
-        state["optimizer"]["state"][index] = {
-            name: _like(value, parameters[index]) if torch.is_tensor(value) and value.ndim else value for name, value in values.items()
-        }
-    optimizer.load_state_dict(state["optimizer"])
+    for index, whole in enumerate(state["parameters"]):
+        placement.set_parameter(index, whole)
+    placement.load_optimizer(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    averages = [_like(value, parameter) for value, parameter in zip(state["ema"].pop("shadow_params"), parameters, strict=True)]
+    averages = [placement.part(index, whole) for index, whole in enumerate(state["ema"].pop("shadow_params"))]
     ema.load_state_dict(state["ema"])
     ema.shadow_params = averages
     if scaler is not None and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
     return state["step"]
-
-
-def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A whole tensor on the parameter's device, sharded as the parameter is."""
-    value = value.to(parameter.device)
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else value
-
-
-def _mapped(value: Any, change) -> Any:
-    """The same structure with `change` applied to its tensors."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(item, change) for item in value)
-    return value
 
 
 def clear_log_after(path: Path, step: int) -> None:

@@ -12,26 +12,35 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.distributed.tensor import DTensor
 
-from .processes import is_sharded
+from .placement import placement_of
+from .processes import compute_in, is_sharded
 
 
 class Weights:
     """A task's parameters, their exponential moving average, and the task with either in it.
 
-    Made before the task is sharded; `begin` follows once it is on its device.
+    Made before the task is sharded; `begin` follows once it is.
     """
 
-    def __init__(self, task: nn.Module, accelerator: Accelerator):
+    def __init__(self, task: nn.Module, accelerator: Accelerator, mixed_precision: str):
         self.task, self.accelerator = task, accelerator
         self.sharded = is_sharded(accelerator)
         # the whole task on the first process's CPU, for what cannot be done with a part of the weights
         self._whole = copy.deepcopy(task) if self.sharded and accelerator.is_main_process else None
+        for module in (task, self._whole):
+            if module is not None:
+                compute_in(mixed_precision, module, accelerator)
 
-    def begin(self, decay: float) -> None:
+    def begin(self, prepared: nn.Module, optimizer: Any, decay: float) -> None:
+        """prepared, optimizer: what `accelerator.prepare` returned."""
         self.parameters = self.task.trainable()
-        self.ema = EMAModel(self.parameters, decay=decay, foreach=True)
+        self.placement = placement_of(self.parameters, prepared, optimizer)
+        self.ema = EMAModel(self.placement.held(), decay=decay, foreach=True)
+
+    def average(self) -> None:
+        """Move the average on by a step."""
+        self.ema.step(self.placement.held())
 
     @contextmanager
     def shown(self, *, averaged: bool) -> Iterator[nn.Module | None]:
@@ -57,8 +66,8 @@ class Weights:
                 self.ema.restore(self.parameters)
 
     def _shown_whole(self, averaged: bool) -> Iterator[nn.Module | None]:
-        for index, tensor in enumerate(self.ema.shadow_params if averaged else self.parameters):
-            whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        for index, tensor in enumerate(self.ema.shadow_params if averaged else self.placement.held()):
+            whole = self.placement.whole(index, tensor)
             if self._whole is not None:
                 self._whole.trainable()[index].copy_(whole)
         if self._whole is None:

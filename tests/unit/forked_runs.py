@@ -98,16 +98,20 @@ class ForkedRuns:
         self._started.append(run)
         return run
 
-    def start_processes(self, count: int, *arguments) -> list[Run]:
-        """`accelerate launch --cpu --num_processes <count> -m diffharmony <arguments>`, without its start-up: its environment."""
+    def start_processes(
+        self, count: int, *arguments, function: str = "diffharmony.__main__:main", environment: dict[str, str] | None = None
+    ) -> list[Run]:
+        """`accelerate launch --cpu --num_processes <count> -m diffharmony <arguments>`, without its start-up: its environment, and what
+        else it would set. function: what to call with the list of arguments in its place."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {
             "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "ACCELERATE_USE_CPU": "true",
+            "ACCELERATE_USE_CPU": "true", **(environment or {}),
         }  # fmt: skip
-        return [self.start(*arguments, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+        words = [str(argument) for argument in arguments]
+        return [self.call(function, words, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
 
 
 def _serve() -> None:

@@ -66,12 +66,27 @@ def vae_config(root, base, out, **changes):
 
 def vae_command(root, base, out, **options) -> list[str]:
     """A train-vae command of six short steps. options: field with __ for the dot -> value, in addition."""
+    return _command("train-vae", root, out, {"init": base, **options})
+
+
+def unet_command(root, base, out, **options) -> list[str]:
+    """A train-unet command of six short steps of a small UNet; options as above."""
+    small = ["--architecture.block-out-channels", "32", "64", "--architecture.attention-levels", "False", "True"]
+    return _command("train-unet", root, out, {"vae": base, "cached_views": 0, **options}) + small
+
+
+def refinement_command(root, harmony_vae, unet, out, **options) -> list[str]:
+    """A train-refinement command of six short steps; options as above."""
+    return _command("train-refinement", root, out, {"harmony_vae": harmony_vae, "unet": unet, **options})
+
+
+def _command(name: str, root, out, options: dict) -> list[str]:
     fields = {
-        "init": base, "data.roots": root, "data.size": 32, "data.workers": 0, "optim.batch-size": 4, "optim.steps": 6,
+        "data.roots": root, "data.size": 32, "data.workers": 0, "optim.batch-size": 4, "optim.steps": 6,
         "run.save-every": 3, "run.sample-every": 1000, "run.samples": 1, "run.tracker": "none", "run.out": out,
         **{name.replace("__", ".").replace("_", "-"): value for name, value in options.items()},
     }  # fmt: skip
-    return ["train-vae", "tiny", "--json", *(str(part) for name, value in fields.items() for part in (f"--{name}", value))]
+    return [name, "tiny", "--json", *(str(part) for name, value in fields.items() for part in (f"--{name}", value))]
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

@@ -1,19 +1,19 @@
 """Several processes, precision, accumulation, sharded weights: the same training."""
 
+import contextlib
 import json
-import socket
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
 from diffharmony.tests.unit.made_training import small_vae, unet_config, vae_command, vae_config, weights_of
-from diffharmony.tests.unit.sharded_training import small_model, take_steps, training_parts
 from diffharmony.train import unet, vae
 from diffharmony.train.config import RunConfig
 from diffharmony.train.processes import check_accelerate
-from diffharmony.train.state import read_state
+from diffharmony.train.zero import check_zero
 
 
 def largest_difference(first, second):
@@ -85,13 +85,17 @@ def test_accumulation_changes_nothing_but_rounding(root, base, tmp_path):
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
 @pytest.mark.parametrize(
     "environment, message",
     [
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "run.mixed_precision must be accelerate's own 'bf16', got 'no'"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "must not name DeepSpeed"),
         ({"ACCELERATE_USE_FSDP": "true"}, "fsdp_version must be 2"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "FSDP must run on GPUs"),
+        ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params must be false"),
+        ({**FSDP, "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, "fsdp_auto_wrap_policy must be NO_WRAP or TRANSFORMER_BASED_WRAP"),
+        (FSDP, "FSDP must run on GPUs"),
     ],
 )
 def test_what_accelerate_was_told_otherwise(monkeypatch, environment, message):
@@ -103,6 +107,30 @@ def test_what_accelerate_was_told_otherwise(monkeypatch, environment, message):
         check_accelerate(RunConfig())
 
 
+DEEPSPEED_CONFIGS = [
+    ({"optimizer": {"type": "AdamW"}}, "must have no section 'optimizer'"),
+    ({"scheduler": {"type": "WarmupLR"}}, "must have no section 'scheduler'"),
+    ({"bf16": {"enabled": True}}, "must not enable 'bf16'"),
+    ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer must be off, got device cpu"),
+    ({"bf16": {"enabled": "auto"}, "gradient_clipping": "auto"}, None),
+]
+
+
+@pytest.mark.parametrize("config, message", DEEPSPEED_CONFIGS)
+def test_what_deepspeed_was_told(monkeypatch, tmp_path, config, message):
+    path = tmp_path / "deepspeed.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, **config}))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    if find_spec("deepspeed") is None:
+        message = "DeepSpeed must be installed"
+    with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        check_accelerate(RunConfig(mixed_precision="bf16"))
+    if message is None:
+        with pytest.raises(ValueError, match="run.mixed_precision must be no or bf16 with DeepSpeed, got fp16"):
+            check_zero(RunConfig(mixed_precision="fp16"))
+
+
 def test_half_precision_on_a_cpu(root, base, tmp_path):
     config = vae_config(root, base, tmp_path / "run")
     if torch.cuda.is_available():
@@ -110,23 +138,3 @@ def test_half_precision_on_a_cpu(root, base, tmp_path):
     with pytest.raises(ValueError, match="run.mixed_precision must be no or bf16 on a CPU, got fp16"):
         vae.main(replace(config, run=replace(config.run, mixed_precision="fp16")))
     assert not (tmp_path / "run").exists()
-
-
-def test_weights_sharded_by_torch(runs, tmp_path):
-    """torch's own sharding (fully_shard, what FSDP of version 2 is), two processes: its state goes on unsharded, and back."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    sharding = [runs.call("diffharmony.tests.unit.sharded_training:train_sharded", rank, port, str(tmp_path)) for rank in range(2)]
-    assert [run.wait() for run in sharding] == [0, 0], sharding[0].output()
-    sharded = torch.load(tmp_path / "state" / "step-00000003.pt", weights_only=True)
-    model = small_model()
-    parts = training_parts(model)
-    assert read_state(tmp_path / "state" / "step-00000003.pt", *parts) == 3
-    take_steps(model, parts, 3, 5, 0, 1)
-    resharded = torch.load(tmp_path / "state" / "step-00000005.pt", weights_only=True)
-    for found, parameter in zip(resharded["parameters"], parts[0], strict=True):
-        torch.testing.assert_close(found, parameter.detach(), atol=1e-5, rtol=1e-4)
-    for found, average in zip(resharded["ema"]["shadow_params"], parts[3].shadow_params, strict=True):
-        torch.testing.assert_close(found, average, atol=1e-5, rtol=1e-4)
-    assert not torch.equal(sharded["parameters"][0], resharded["parameters"][0])
