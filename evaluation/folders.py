@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image
 
@@ -31,15 +31,17 @@ class PredictionFolder:
         if not folder.is_dir():
             raise FileNotFoundError(f"predictions folder {folder.name!r} must exist, looked in {folder.parent.resolve()}. Check the path.")
         self.folder = folder
-        self._files: dict[str, list[PurePosixPath]] = {}  # path without suffix -> the files of that name
+        # strings, since Paths of a large folder take longer than measuring a part of it
+        self._files: dict[str, list[str]] = {}  # path without suffix -> the files of that name
         for place, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            inner = os.path.relpath(place, folder).replace(os.sep, "/")
             for name in names:
-                path = PurePosixPath(Path(place, name).relative_to(folder).as_posix())
-                if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                    self._files.setdefault(_spelled(path.with_suffix("")), []).append(path)
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                    self._files.setdefault(_spelled(stem, inner), []).append(name if inner == "." else f"{inner}/{name}")
         for paths in self._files.values():
-            paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), str(path)))
+            paths.sort(key=lambda path: (IMAGE_SUFFIXES.index(os.path.splitext(path)[1].lower()), path))
 
     def match(self, pairs: Sequence[Pair]) -> tuple[list[str | None], list[str]]:
         """For each pair its prediction's path relative to the folder, or None; and the files that belong to none, sorted.
@@ -56,13 +58,12 @@ class PredictionFolder:
                 "Put each subset's predictions into a folder of the subset's name."
             )
         taken = {path for path, _ in claimed}
-        extra = sorted(str(path) for paths in self._files.values() for path in paths if path not in taken)
-        return [None if path is None else str(path) for path in found], extra
+        return found, sorted(path for paths in self._files.values() for path in paths if path not in taken)
 
-    def _find(self, pair: Pair) -> PurePosixPath | None:
+    def _find(self, pair: Pair) -> str | None:
         stem = pair.composite.stem
-        for place in (PurePosixPath(pair.subset, "composite_images"), PurePosixPath(pair.subset), PurePosixPath()):
-            paths = self._files.get(_spelled(place / stem))
+        for inner in (f"{pair.subset}/composite_images", pair.subset, "."):
+            paths = self._files.get(_spelled(stem, inner))
             if paths:
                 return paths[0]
         return None
@@ -96,5 +97,6 @@ def read_picture(path: Path) -> Image.Image:
     return eight_bit(open_image(path, upright=False))
 
 
-def _spelled(path: PurePosixPath) -> str:
-    return unicodedata.normalize("NFC", str(path))
+def _spelled(stem: str, inner: str) -> str:
+    """A key for the files of this stem in the folder `inner` ("." for the folder itself)."""
+    return unicodedata.normalize("NFC", f"{inner}/{stem}")
