@@ -1,0 +1,159 @@
+"""The stages of Human Harmony: photographs and masks, candidates, selection, split, lists (SPEC §6)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ...common.claims import claim
+from ...common.files import written_whole
+from ...common.layout import CANDIDATES, COMPOSITES, MASKS, REALS, TEST_LIST, TRAIN_LIST, check_name, write_list
+from ...train.folder import UNFINISHED, hold, let_go
+from ...train.processes import on_main
+from ..classifier import load_harmony_classifier
+from ..generate import Wanted, load_pair, make_candidates
+from ..recipe import Recipe
+from ..select_folder import Limits, select_in_folder
+from ..sources import Source
+from .masks import place_subjects
+from .photographs import same_pictures
+from .plan import Input, check_report, counted, listed
+from .share_curve import PICTURE, check_data_set, draw_shares
+from .split import TEST_SHARE, split_photographs
+
+logger = logging.getLogger("diffharmony")
+SUBSET = "HumanHarmony"
+SETTINGS, REPORT, DAMAGE, SELECTED = "human_harmony.settings.json", "human_harmony.json", "damage.jsonl", "IHD_selected.txt"
+
+
+@dataclass(frozen=True)
+class Making:
+    """How composites are made of them, and divided. iharmony4: a data set to draw beside, see draw_shares."""
+
+    recipe: Recipe
+    candidates: int
+    classifier: Path
+    limits: Limits = Limits()
+    test_share: float = TEST_SHARE
+    iharmony4: Path | None = None
+    batch_size: int = 32
+    workers: int = 2
+
+    def check(self) -> None:
+        """Raises, before anything is written: as the loaders do; ValueError for models of the other direction or a share outside 0..1;
+        FileNotFoundError for a data set without lists."""
+        split_photographs((), test_share=self.test_share)
+        if self.iharmony4 is not None:
+            check_data_set(self.iharmony4)
+        load_pair(self.recipe)
+        load_harmony_classifier(self.classifier)
+
+
+class Prepared(NamedTuple):
+    """Photographs and masks in their places. shares: (name, mask name) -> foreground's share. same: as same_pictures."""
+
+    sources: list[Source]
+    shares: dict[tuple[str, str], float]
+    same: dict[str, str]
+    counts: dict[str, Any]
+
+
+def build_data_set(wanted: Input, making: Making, out: Path, *, subset: str = SUBSET, report: Path | None = None) -> dict[str, Any]:
+    """Build the data set in `out`, in iHarmony4's layout. Every process calls it; candidates and scores are shared among them.
+
+    A run that was killed goes on where it was, with the same settings. Writes `<subset>/real_images`, `masks`, `cand_composite_images` and
+    `composite_images`, the lists IHD_train.txt and IHD_test.txt, human_harmony.json (what it returns), damage.jsonl (or `report`), and
+    figure2.png. Returns: JSON-able counts of what was found, dropped and why, made, chosen, and of both lists.
+    Raises: ValueError when the folder was begun with other settings or holds another data set, or nothing is left to take; RuntimeError
+    when another run is under way in it; as make_candidates, select_in_folder. Source: SPEC §6.
+    """
+    check_name(subset, "subset")
+    prepared = on_main(lambda: _prepare(wanted, making, out, subset, report))
+    ks = range(1, making.candidates + 1)
+    made = make_candidates(out, out, [Wanted(source, ks) for source in prepared.sources], making.recipe, on_bad_image=wanted.on_bad_image)
+    selection = select_in_folder(
+        out, making.classifier, making.limits, list_file=SELECTED, device=making.recipe.device, batch_size=making.batch_size,
+        workers=making.workers,
+    )  # fmt: skip
+    counts = {**prepared.counts, "candidates": {"made": made.made, "found": made.found, "bad_images": made.bad}, "selection": selection}
+    return on_main(lambda: _finish(prepared, making, out, counts))
+
+
+def _prepare(wanted: Input, making: Making, out: Path, subset: str, report: Path | None) -> Prepared:
+    check_report(report)
+    subjects, damage, survey = wanted.look()
+    making.check()
+    out.mkdir(parents=True, exist_ok=True)
+    hold(out, "--out")
+    try:
+        _take(out, subset, {**wanted.described(), "subset": subset, "candidates": making.candidates, **making.recipe.described()})
+        sources, shares, files = [], {}, {}
+        for source, share, photograph in place_subjects(subjects, out, subset, workers=making.workers):
+            sources.append(source)
+            shares[source.image, source.mask] = share
+            files[source.image] = photograph
+    except BaseException:
+        let_go(out)
+        raise
+    report = report or out / DAMAGE
+    damage.write(report)
+    counts = counted(wanted, survey, damage, files)
+    if damage.counts:
+        logger.warning("%d rows, photographs or masks are damaged, see %s: %s", damage.counts.total(), report, listed(damage.counts))
+    if not sources:
+        let_go(out)
+        reasons = listed(survey.dropped)
+        raise ValueError(f"at least one photograph with a mask must be left, got none of {survey.photographs} ({reasons}). Relax the filters.")
+    return Prepared(sources, shares, same_pictures(files.items()), counts)
+
+
+def _take(out: Path, subset: str, settings: dict[str, Any]) -> None:
+    """Claim the folder, which must be held, and clear away what a killed run had not finished."""
+    if not (out / SETTINGS).is_file():
+        for path in (out / TRAIN_LIST, out / TEST_LIST, out / subset):
+            if path.exists():
+                raise ValueError(f"--out must be a new folder, or one that human-harmony began, got {path} in it. Choose another --out.")
+    claim(out, settings, SETTINGS)
+    for folder in (out, *(out / subset / kind for kind in (REALS, MASKS, CANDIDATES, COMPOSITES))):
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            if UNFINISHED.fullmatch(name) and (folder / name).is_file():
+                (folder / name).unlink(missing_ok=True)
+
+
+def _finish(prepared: Prepared, making: Making, out: Path, counts: dict[str, Any]) -> dict[str, Any]:
+    hold(out, "--out")
+    try:
+        by_photograph: dict[str, list[str]] = {}
+        shares = []
+        for line in (out / SELECTED).read_text(encoding="utf-8").splitlines():
+            name, mask_name, _ = PurePosixPath(line).stem.rsplit("_", 2)
+            # an earlier run may have had a larger --limit
+            if (share := prepared.shares.get((name, mask_name))) is not None:
+                by_photograph.setdefault(name, []).append(line)
+                shares.append(share)
+        if not shares:
+            rejected = listed(counts["selection"]["rejected"])
+            raise ValueError(f"selection must leave at least one composite, got none ({rejected}). Relax its limits.")
+        train, test = split_photographs(by_photograph, seed=making.recipe.seed, test_share=making.test_share, same=prepared.same)
+        sides = {TRAIN_LIST: train, TEST_LIST: test}
+        lines = {file: [line for name in names for line in by_photograph[name]] for file, names in sides.items()}
+        for file, listed in lines.items():
+            write_list(out / file, listed)
+            if not listed:
+                logger.warning("%s is empty: --test-share %.3g of %d photographs.", file, making.test_share, len(by_photograph))
+        result = {
+            **counts,
+            "equal_photographs": len(prepared.same),
+            "photographs_listed": {file: len(names) for file, names in sides.items()},
+            "composites_listed": {file: len(listed) for file, listed in lines.items()},
+            "foreground_share": draw_shares(shares, making.iharmony4, out / PICTURE),
+        }
+        with written_whole(out / REPORT) as temporary:
+            temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return result
+    finally:
+        let_go(out)

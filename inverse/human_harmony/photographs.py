@@ -1,0 +1,90 @@
+"""A folder's photographs by name, found by one listing; what is wrong with one."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from ...common.claims import digest
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
+SIDEWAYS = (5, 6, 7, 8)
+
+
+class PhotographFolder:
+    """The .jpg, .jpeg and .png files of a folder, by stem; subfolders and hidden files are left alone.
+
+    Of several files of one stem the first kind of SUFFIXES is taken. Raises: FileNotFoundError for a missing folder.
+    """
+
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"photos folder {folder.name!r} must exist, looked in {folder.parent.resolve()}. Check --photos.")
+        self.folder = folder
+        self._files: dict[str, str] = {}
+        for name in os.listdir(folder):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES and not name.startswith("."):
+                other = self._files.get(stem)
+                if other is None or _rank(name) < _rank(other):
+                    self._files[stem] = name
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    def find(self, name: str) -> Path | None:
+        file = self._files.get(name)
+        return None if file is None else self.folder / file
+
+
+def without_suffix(name: str) -> str:
+    """A photograph's name without the suffix of a picture, should it have one."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in SUFFIXES else name
+
+
+def wrong_with(photograph: Path | None, size: tuple[int, int]) -> tuple[str, str] | None:
+    """Why a photograph cannot have a mask of `size` (width, height): kind and message, or None. Only its header is read."""
+    if photograph is None:
+        return "photograph_absent", f"photograph must exist in the folder as {', '.join(SUFFIXES)}, got none. Complete the folder."
+    try:
+        with Image.open(photograph) as image:
+            found = image.size
+            sideways = found != size and image.getexif().get(ORIENTATION) in SIDEWAYS
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        why = " ".join(str(error).split())
+        return "photograph_unreadable", f"{photograph.name} must be a readable image, got an error ({why}). Copy it again."
+    if found != size:
+        turned = " (its EXIF orientation turns it: save it upright)" if sideways else ""
+        return "photograph_size", (
+            f"{photograph.name} must be as large as its mask, {size[0]} x {size[1]} px, got {found[0]} x {found[1]}{turned}. Take the "
+            "photograph that the mask was made on."
+        )
+    return None
+
+
+def same_pictures(photographs: Iterable[tuple[str, Path]]) -> dict[str, str]:
+    """For each name whose file another one equals byte for byte: the name that stands for all of these, their first by name."""
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for name, path in photographs:
+        by_size[path.stat().st_size].append((name, path))
+    found: dict[str, str] = {}
+    for members in by_size.values():
+        by_content: dict[str, list[str]] = defaultdict(list)
+        for name, path in members if len(members) > 1 else ():
+            by_content[digest(path)].append(name)
+        for names in by_content.values():
+            found |= {name: min(names) for name in names if len(names) > 1}
+    return found
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return SUFFIXES.index(os.path.splitext(name)[1].lower()), name

@@ -1,0 +1,223 @@
+"""Photographs with their masks, from the CSV or from a folder of masks; what is dropped, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ...common.layout import check_name
+from .damage import Damage
+from .filters import Filters
+from .photographs import PhotographFolder, without_suffix, wrong_with
+from .runs import RunMask, merge_runs, parse_runs
+from .table import CLASS_COLUMN, Record, Table, read_index
+
+ONLY_MASK = "1"  # of a photograph with one mask
+LARGEST_SIDE = 2**31 - 1
+MOST_PARTS = 64  # that are held before they are merged: a photograph of very many rows needs no more memory than its mask
+
+
+@dataclass(frozen=True)
+class PixelMask:
+    """A mask as pixels. values: [H, W] uint8, 255 foreground, 0 background."""
+
+    values: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width, height."""
+        return self.values.shape[1], self.values.shape[0]
+
+    @property
+    def share(self) -> float:
+        """Foreground's share of the image, 0..1."""
+        return float((self.values > 0).mean())
+
+    def pixels(self) -> np.ndarray:
+        return self.values
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A photograph and one mask of it. name, mask_name: as in file names ("a0001", "1")."""
+
+    name: str
+    mask_name: str
+    photograph: Path
+    mask: RunMask | PixelMask
+
+
+@dataclass
+class Survey:
+    """What was looked at so far. rows: of the CSV. in_keep_list: photographs that a keep list names. dropped: reason -> pairs of a
+    photograph and a mask."""
+
+    rows: int = 0
+    photographs: int = 0
+    in_keep_list: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def csv_subjects(path: Path, photographs: PhotographFolder, filters: Filters, damage: Damage, survey: Survey) -> Iterator[Subject]:
+    """The photographs that the CSV has outlines for, in the order of their first rows; the mask is the union of all valid parts.
+
+    Rows of one photograph need not be adjacent. Memory does not grow with the number of rows: the first pass notes on disk where each
+    photograph's rows lie, the second reads them there.
+    Raises: as Table; ValueError for damage, where that is to stop. Source: SPEC §6.
+    """
+    table = Table(path, with_classes=filters.by_class)
+
+    def on_problem(kind: str, message: str, record: Record) -> None:
+        damage.add(kind, message, line=record.line)
+
+    with tqdm(total=table.bytes, desc=path.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
+        index, survey.rows = read_index(table, _photograph_name, on_problem, bar.update)
+    for name, places in tqdm(index.photographs(), total=index.count(), desc="Photographs", unit="photograph", dynamic_ncols=True):
+        survey.photographs += 1
+        survey.in_keep_list += filters.keeps(name)
+        mask, classes = _union(table, name, table.records(places), damage)
+        reason = filters.drops_name(name)
+        if reason is None:
+            reason = "no_valid_part" if mask is None else filters.drops_classes(classes) or filters.drops_share(mask.share)
+        photograph = photographs.find(name)
+        if reason is None and (wrong := wrong_with(photograph, mask.size)):
+            reason, message = wrong
+            damage.add(reason, message, line=places[0].line, name=name)
+        if reason is None:
+            yield Subject(name, ONLY_MASK, photograph, mask)
+        else:
+            survey.dropped[reason] += 1
+
+
+def _photograph_name(image_id: str) -> str:
+    name = without_suffix(image_id)
+    check_name(name, "ImageId")
+    return name
+
+
+def _union(table: Table, name: str, records: Iterator[Record], damage: Damage) -> tuple[RunMask | None, set[int]]:
+    """The union of a photograph's valid parts, None without any, and their classes."""
+    parts: list[np.ndarray] = []
+    size: tuple[int, int] | None = None
+    size_line, classes = 0, set()
+    for record in records:
+        kind = "sides"
+        try:
+            found = _side(table, record, "Height"), _side(table, record, "Width")
+            if size not in (None, found):
+                raise ValueError(f"Height, Width must be line {size_line}'s {size[0]}, {size[1]}, got {found[0]}, {found[1]}. Mend the rows.")
+            kind = "class_id"
+            class_id = _class(table, record)
+            kind = "runs"
+            part = parse_runs(table.value(record, "EncodedPixels"), *found)
+        except ValueError as error:
+            damage.add(kind, str(error), line=record.line, name=name)
+            continue
+        if size is None:
+            size, size_line = found, record.line
+        parts.append(part)
+        if len(parts) >= MOST_PARTS:
+            parts = [merge_runs(*parts)]
+        if class_id is not None:
+            classes.add(class_id)
+    return RunMask(merge_runs(*parts), *size) if parts else None, classes
+
+
+def _side(table: Table, record: Record, column: str) -> int:
+    text = table.value(record, column)
+    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
+    if not 1 <= value <= LARGEST_SIDE:
+        raise ValueError(f"{column} must be a whole number of at least 1, got {text[:40]!r}. Mend the row.")
+    return value
+
+
+def _class(table: Table, record: Record) -> int | None:
+    if CLASS_COLUMN not in table.columns:
+        return None
+    text = table.value(record, CLASS_COLUMN)
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise ValueError(f"ClassId must be a whole number, got {text[:40]!r}. Mend the row.")
+    return int(text)
+
+
+def folder_subjects(masks: Path, photographs: PhotographFolder, filters: Filters, damage: Damage, survey: Survey) -> Iterator[Subject]:
+    """The photographs of a folder with their masks, `<name>.png` or `<name>_<m>.png` each, by name; white (at least 128) is foreground.
+
+    A mask that could be two photographs' is that of the longer name.
+    Raises: ValueError for rules on classes, which masks do not have, or for damage, where that is to stop; FileNotFoundError for a
+    missing folder.
+    """
+    if filters.by_class:
+        raise ValueError("rules on classes must go with --csv, which has classes, got them with --masks. Leave them out.")
+    found = _masks_of(masks, photographs, damage, survey)
+    for name in tqdm(photographs.names(), desc="Photographs", unit="photograph", dynamic_ncols=True):
+        survey.photographs += 1
+        survey.in_keep_list += filters.keeps(name)
+        try:
+            check_name(name, "photograph")
+            if not found.get(name):
+                raise ValueError(f"photograph must have a mask {name}.png or {name}_<m>.png in {masks}, got none. Make one.")
+        except ValueError as error:
+            survey.dropped["mask_absent"] += 1
+            damage.add("mask_absent", str(error), name=name)
+            continue
+        for mask_name, path in sorted(found[name].items()):
+            reason = filters.drops_name(name)
+            mask = None
+            if reason is None:
+                mask, wrong = _read_mask(path)
+                wrong = wrong or wrong_with(photographs.find(name), mask.size)
+                if wrong:
+                    reason = wrong[0]
+                    damage.add(*wrong, name=f"{name}_{mask_name}")
+                else:
+                    reason = filters.drops_share(mask.share)
+            if reason is None:
+                yield Subject(name, mask_name, photographs.find(name), mask)
+            else:
+                survey.dropped[reason] += 1
+
+
+def _masks_of(masks: Path, photographs: PhotographFolder, damage: Damage, survey: Survey) -> dict[str, dict[str, Path]]:
+    """Photograph -> mask name -> file."""
+    if not masks.is_dir():
+        raise FileNotFoundError(f"masks folder {masks.name!r} must exist, looked in {masks.parent.resolve()}. Check --masks.")
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(masks.iterdir()):
+        if path.suffix.lower() != ".png" or path.name.startswith("."):
+            continue
+        name, mask_name = path.stem, ONLY_MASK
+        if photographs.find(name) is None:
+            name, _, mask_name = path.stem.rpartition("_")
+        if photographs.find(name) is None or not mask_name:
+            kind = "photograph_absent"
+            message = f"{path.name} must be named as a photograph, or <photograph>_<m>.png, got no such photograph. Rename it."
+        elif mask_name in found.setdefault(name, {}):
+            kind, other = "mask_name", found[name][mask_name].name
+            message = f"{path.name} must be the only mask {mask_name} of its photograph, got {other} too. Rename one."
+        else:
+            found[name][mask_name] = path
+            continue
+        survey.dropped[kind] += 1
+        damage.add(kind, message, name=path.stem)
+    return found
+
+
+def _read_mask(path: Path) -> tuple[PixelMask | None, tuple[str, str] | None]:
+    """A mask, or what is wrong with it: kind and message."""
+    # imports PyTorch, which a table does without
+    from ...common.images import eight_bit, open_image, pil_to_mask
+    from ...common.masks import THRESHOLD
+
+    try:
+        values = pil_to_mask(eight_bit(open_image(path, upright=False)))[0, 0].numpy() >= THRESHOLD
+    except ValueError as error:
+        return None, ("mask_unreadable", str(error))
+    if not values.any():
+        return None, ("mask_empty", f"{path.name} must have foreground (at least half white), got none. Draw it, or remove it.")
+    return PixelMask(values.astype(np.uint8) * 255), None
