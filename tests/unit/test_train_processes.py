@@ -1,4 +1,4 @@
-"""Several processes, precision, accumulation, sharded weights: the same training."""
+"""Several processes, precision, accumulation: the same training. Sharded weights are in test_train_sharded.py."""
 
 import contextlib
 import json
@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
-from diffharmony.tests.unit.made_training import small_vae, unet_config, vae_command, vae_config, weights_of
+from diffharmony.tests.unit.made_training import (
+    refinement_command,
+    small_vae,
+    unet_command,
+    unet_config,
+    vae_command,
+    vae_config,
+    weights_of,
+)
 from diffharmony.train import unet, vae
 from diffharmony.train.config import RunConfig
 from diffharmony.train.processes import check_accelerate
@@ -61,6 +69,26 @@ def test_an_error_of_the_first_process_reaches_the_others(runs, root, base, tmp_
     assert all("optim.learning_rate must be 0.0005 to go on with the run" in run.output() for run in refused)
     odd = runs.start(*vae_command(root, base, tmp_path / "odd"), environment={"WORLD_SIZE": "3"})
     assert odd.wait() == 1 and "optim.batch_size must be a multiple of accumulation x processes = 3, got 4" in odd.output()
+
+
+def test_all_of_it_together(runs, root, base, tmp_path):
+    """Two processes, bf16, accumulation and checkpointing, validation and sheets in between: every trainer gives what one process does."""
+    def command(trainer, *models, count):
+        options = {
+            "run__mixed_precision": "bf16", "optim__accumulation": 2, "optim__steps": 2, "run__save_every": 1, "run__sample_every": 1,
+            "run__validation_list": "IHD_train.txt", "run__validate_every": 1, "run__validation_images": 3, "optim__schedule": "constant_with_warmup",
+        }  # fmt: skip
+        out = tmp_path / f"{trainer.__name__}-{count}"
+        return [*trainer(root, *models, out, **options), "--run.gradient-checkpointing"]
+
+    models = (tmp_path / "vae_command-1" / "harmony_vae.safetensors", tmp_path / "unet_command-1" / "unet.safetensors")
+    for trainer, given in ((vae_command, (base,)), (unet_command, (base,)), (refinement_command, models)):
+        runs.start(*command(trainer, *given, count=1)).result()
+        two = runs.start_processes(2, *command(trainer, *given, count=2))
+        assert [run.wait() for run in two] == [0, 0], two[0].output() + two[1].output()
+        rows = [(tmp_path / f"{trainer.__name__}-{count}" / "log.jsonl").read_text().splitlines() for count in (1, 2)]
+        one, two = ([value for line in lines for value in json.loads(line).values()] for lines in rows)
+        assert two == pytest.approx(one, rel=0.02)
 
 
 def test_precisions_in_one_process(root, base, tmp_path):
