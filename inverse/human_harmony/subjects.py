@@ -76,7 +76,7 @@ def csv_subjects(path: Path, photographs: PhotographFolder, filters: Filters, da
         damage.add(kind, message, line=record.line)
 
     with tqdm(total=table.bytes, desc=path.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-        index, survey.rows = read_index(table, _photograph_name, on_problem, bar.update)
+        index, survey.rows = read_index(table, _photograph_name, on_problem, lambda offset: bar.update(offset - bar.n))
     for name, places in tqdm(index.photographs(), total=index.count(), desc="Photographs", unit="photograph", dynamic_ncols=True):
         survey.photographs += 1
         survey.in_keep_list += filters.keeps(name)

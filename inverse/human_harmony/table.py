@@ -108,7 +108,7 @@ class Table:
         if not text.strip():
             return None, None
         try:
-            fields = next(csv.reader([text]))
+            fields = next(csv.reader([text], strict=True))
         except csv.Error as error:
             return None, ("columns", f"a row must be CSV, got {text[:40]!r} ({error}). Mend the row.")
         if len(fields) != self._width:
@@ -164,17 +164,17 @@ class Index:
 
 
 def read_index(
-    table: Table, name_of: Callable[[str], str], on_problem: Callable[[str, str, Record], None], on_bytes: Callable[[int], None]
+    table: Table, name_of: Callable[[str], str], on_problem: Callable[[str, str, Record], None], on_offset: Callable[[int], None]
 ) -> tuple[Index, int]:
     """One pass over the table. Returns: the index of its whole records, and how many records there are, damaged ones included.
 
     name_of: a photograph's name of an ImageId; raises ValueError for what is none. on_problem: called with kind, message and record for a
-    damaged record. on_bytes: called with the size of each record.
+    damaged record. on_offset: called with the place in the file that is reached.
     """
     index, count = Index(), 0
     for record in table.records():
         count += 1
-        on_bytes(record.size)
+        on_offset(record.offset + record.size)
         if record.problem is not None:
             on_problem(*record.problem, record)
             continue
