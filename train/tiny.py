@@ -1,4 +1,4 @@
-"""The tiny family (assets/tiny): data, base VAE, UNet and Harmony-VAE of both directions, with our own trainers.
+"""The tiny family (assets/tiny): data, base VAE, UNet and Harmony-VAE of both directions, classifier, with our own trainers.
 
     python -m diffharmony.train.tiny                    every stage, in order; each goes on from where it was killed
     python -m diffharmony.train.tiny --stages unet      one of them
@@ -20,7 +20,8 @@ from ..common.layout import write_list
 from ..diffusion.unet import attach, load_unet, save_unet
 from ..harmony_vae import load_vae, save_harmony_vae
 from ..harmony_vae.checkpoint import save_autoencoder
-from . import autoencoder, unet, vae
+from ..inverse.classifier import load_harmony_classifier, save_harmony_classifier
+from . import autoencoder, classifier, unet, vae
 from .config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
@@ -199,6 +200,13 @@ def finish_inverse_harmony_vae(family: TinyFamily) -> None:
     )
 
 
+def train_classifier(family: TinyFamily) -> None:
+    """The small harmony classifier, on what the other models are trained on; a tenth of the photographs is held out."""
+    preset = classifier.PRESETS["tiny"][1]
+    data, run = replace(preset.data, roots=(family.work / "data",)), replace(preset.run, out=family.work / "classifier")
+    classifier.main(replace(preset, data=data, run=run))
+
+
 def export(family: TinyFamily) -> None:
     """Write the float16 checkpoints of the stages that were run here; the others stay as they are."""
     family.out.mkdir(parents=True, exist_ok=True)
@@ -215,6 +223,7 @@ CHECKPOINTS: dict[str, tuple[str, str, Callable, Callable]] = {
     "harmonization_unet": ("unet-more", "unet", load_unet, save_unet),
     "inverse_harmony_vae": ("inverse-harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
     "inverse_unet": ("inverse-unet", "unet", load_unet, save_unet),
+    "harmony_classifier": ("classifier", "harmony_classifier", load_harmony_classifier, save_harmony_classifier),
 }
 
 
@@ -243,6 +252,7 @@ STAGES: dict[str, Callable[[TinyFamily], None]] = {
     "inverse-unet": train_inverse_unet,
     "inverse-harmony-vae": train_inverse_harmony_vae,
     "inverse-harmony-vae-finish": finish_inverse_harmony_vae,
+    "classifier": train_classifier,
     "export": export,
 }
 
