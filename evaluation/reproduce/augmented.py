@@ -14,7 +14,7 @@ from ...common.layout import TRAIN_LIST
 from ...inverse.augmentation import augment
 from ...inverse.generate import Wanted, make_candidates
 from ...inverse.recipe import Recipe
-from ...inverse.sources import listed_sources
+from ...inverse.sources import list_path, listed_sources
 from ...train import unet as train_unet
 from ...train.config import DataConfig, RunConfig
 from ...train.lists import Folders
@@ -43,7 +43,7 @@ def augmented_trainings(small: Small, work: Path, seed: int, tiny: dict[str, Pat
     folder = work / f"table2-{small.pairs}-seed{seed}"
     base = folder / "base"
     write_training_set(base, photo_crops=small.pairs, scenes=0, composites_per_crop=1, changes_per_mask=2, size=SIZE, seed=100 + seed)
-    sources, _ = listed_sources(base, base / TRAIN_LIST, Folders())
+    sources, _ = listed_sources(base, list_path(base, TRAIN_LIST), Folders())
     wanted = [Wanted(source, range(1, CANDIDATES + 1)) for source in sources]
     recipe = Recipe(tiny["inverse_harmony_vae"], tiny["inverse_unet"], seed=seed)
     make_candidates(base, folder / "candidates", wanted, recipe)

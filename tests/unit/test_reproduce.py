@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_table_4_trains_its_refinement_stages_on_table_5s_harmony_vae(work, tmp_
 
 
 def test_table_2_trains_with_and_without_generated_composites(work, tmp_path):
-    setting = make_setting("table2", replace(MINI, small=Small(pairs=2, steps=1, batch_size=2)), work)
+    setting = make_setting("table2", replace(MINI, small=Small(pairs=2, steps=1, batch_size=2)), Path(os.path.relpath(work)))
     folder = work / "table2-2-seed0"
     assert {name: len(read_list(folder / name, "IHD_train.txt")) for name in ("base", "gamma-0.5", "gamma-1", "gamma-2")} == {
         "base": 4, "gamma-0.5": 2, "gamma-1": 4, "gamma-2": 8,
