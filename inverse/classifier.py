@@ -48,4 +48,6 @@ def _check_foreground(mask: torch.Tensor) -> None:
         empty = ~(mask >= 0.5).flatten(1).any(dim=1)
         if empty.any():
             which = int(empty.int().argmax())
-            raise ValueError(f"mask must have foreground (a value of at least 0.5), got none in mask {which} of {len(mask)}. Leave that image out.")
+            raise ValueError(
+                f"mask must have foreground (a value of at least 0.5), got none in mask {which} of {len(mask)}. Leave that image out."
+            )

@@ -56,7 +56,9 @@ def load_harmony_classifier(path: str | os.PathLike, dtype: torch.dtype = torch.
         _refuse(checkpoint, f"a file of kind {checkpoint.kind!r}")
     if checkpoint.kind == KIND:
         if checkpoint.config is None:
-            raise ValueError(f"{checkpoint.path} must come with its config in its metadata, got none. Write it with save_harmony_classifier.")
+            raise ValueError(
+                f"{checkpoint.path} must come with its config in its metadata, got none. Write it with save_harmony_classifier."
+            )
         classifier = load_strictly(lambda: HarmonyClassifier(**checkpoint.config), checkpoint.tensors, checkpoint.path)
     else:
         classifier = _from_torchvision(checkpoint)

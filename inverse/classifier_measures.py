@@ -59,7 +59,9 @@ def measure_probabilities(composites: np.ndarray, reals: np.ndarray) -> dict[str
     Raises: ValueError where they are empty, of other lengths, or no probabilities.
     """
     if len(composites) != len(reals):
-        raise ValueError(f"reals must be one for each of {len(composites)} composites, got {len(reals)}. Pass each composite's own real image.")
+        raise ValueError(
+            f"reals must be one for each of {len(composites)} composites, got {len(reals)}. Pass each composite's own real image."
+        )
     curve = calibration_curve(composites, reals)
     return {
         "accuracy": float(((composites >= 0.5).mean() + (reals < 0.5).mean()) / 2),
@@ -110,7 +112,8 @@ def draw_measures(composites: np.ndarray, reals: np.ndarray, path: str | os.Path
     edges = np.linspace(0, 1, 2 * BINS + 1)
     for values, name, colour in ((composites, "composites", "#c8553d"), (reals, "real images", "#5b5f97")):
         distribution.hist(values, bins=edges, color=colour, alpha=0.55, label=name)
-    distribution.set(xlabel="unharmonious probability", ylabel="images", title=f"{len(composites)} pairs, accuracy {measures['accuracy']:.3f}")
+    title = f"{len(composites)} pairs, accuracy {measures['accuracy']:.3f}"
+    distribution.set(xlabel="unharmonious probability", ylabel="images", title=title)
     distribution.legend(fontsize=8)
     for axes in (roc, reliability, distribution):
         axes.grid(alpha=0.25)

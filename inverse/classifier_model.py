@@ -38,7 +38,9 @@ class HarmonyClassifier(nn.Module):
         if backbone not in BACKBONES:
             raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}. Choose one of these.")
         if backbone == RESNET50 and mask_channel:
-            raise ValueError("mask_channel must be off for the backbone resnet50, which takes three channels. Use crop, or the small backbone.")
+            raise ValueError(
+                "mask_channel must be off for the backbone resnet50, which takes three channels, got True. Use crop, or the small backbone."
+            )
         if not 32 <= input_size <= 4096:
             raise ValueError(f"input_size must lie in [32, 4096], got {input_size}. Choose {INPUT_SIZE}, say.")
         if not 0 <= crop_margin <= 8:

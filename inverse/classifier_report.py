@@ -29,7 +29,8 @@ from ..common.layout import TEST_LIST
 from ..train.data import Pair, read_list
 from .classifier import HarmonyClassifier, load_harmony_classifier, unharmonious_probability
 from .classifier_measures import auc, draw_measures, measure_probabilities, measures_text
-from .planted import STRONG_FMSE, find_planted
+from .distance import distances_from_real
+from .planted import CANDIDATES, STRONG_FMSE, find_planted
 
 ROOT = Path(__file__).resolve().parents[1]
 AHEAD = 8  # pairs that are read while others are scored
@@ -84,8 +85,7 @@ def score_pairs(
             known.setdefault(key, scores[-1])
             composites.append(scores[0])
             reals.append(known[key])
-            inside = (mask >= 0.5).expand(1, 3, -1, -1)[0]
-            strengths.append(((images[0] - images[1]) * 127.5)[inside].square().mean().item())
+            strengths.append(distances_from_real(images[:1], images[1:], mask).item())
     return np.array(composites), np.array(reals), np.array(strengths)
 
 
@@ -130,8 +130,8 @@ def report_text(report: dict[str, Any]) -> str:
     planted = report["planted"]
     if planted is not None:
         lines.append(
-            f"  planted candidates found      {planted['found']} of {planted['images']} (mean rank {planted['mean_rank']:.2f} of 10, recoloured by fMSE "
-            f"{STRONG_FMSE:g} or more, median {planted['fmse']['median']:.0f})"
+            f"  planted candidates found      {planted['found']} of {planted['images']} "
+            f"(mean rank {planted['mean_rank']:.2f} of {CANDIDATES}, recoloured by fMSE {STRONG_FMSE:g} or more, median {planted['fmse']['median']:.0f})"
         )
     return "\n".join(lines)
 

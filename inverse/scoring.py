@@ -37,7 +37,9 @@ class Manifest:
 
     def __init__(self, path: Path):
         if not path.is_file():
-            raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent.resolve()}. Make candidates with diffharmony generate.")
+            raise FileNotFoundError(
+                f"{path.name} must exist, looked in {path.parent.resolve()}. Make candidates with diffharmony generate."
+            )
         self.path = path
         # lines, not records: a data set of candidates has hundreds of thousands
         self._groups: dict[str, list[str]] = {}
@@ -119,7 +121,9 @@ def _images(folder: Path, rows: Group, with_mask: bool) -> tuple[torch.Tensor, t
     for row, image in zip(rows, images):
         if image.shape[-2:] != size:
             found, wanted = (f"{shape[1]} x {shape[0]} px" for shape in (image.shape[-2:], size))
-            raise ValueError(f"candidates and mask of a pair must have one size, got {found} and {wanted} for {row['file_name']}. Make it again.")
+            raise ValueError(
+                f"candidates and mask of a pair must have one size, got {found} and {wanted} for {row['file_name']}. Make it again."
+            )
     return torch.cat(images), mask
 
 
@@ -171,7 +175,9 @@ def _checked(line: str, path: Path, number: int) -> dict[str, Any]:
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         row, missing, names = None, list(NEEDED), []
     if missing:
-        raise ValueError(f"line {number} of {path} must be a JSON object with {', '.join(NEEDED)}, got {line[:80]!r}. Make the candidates again.")
+        raise ValueError(
+            f"line {number} of {path} must be a JSON object with {', '.join(NEEDED)}, got {line[:80]!r}. Make the candidates again."
+        )
     for name in names:
         if name.is_absolute() or ".." in name.parts or "\\" in str(name):
             raise ValueError(f"paths in line {number} of {path} must stay in its folder, got {str(name)!r}. Mend the line.")

@@ -144,8 +144,8 @@ def _check_free(folder: Path, chosen: list[tuple[str, str]], placed: set[str]) -
         path = folder / target
         if target not in placed and path.exists() and not filecmp.cmp(folder / source, path, shallow=False):
             raise FileExistsError(
-                f"{path} must be free for the chosen candidate of that name, got another image. Make the candidates in a folder of their own: "
-                "diffharmony generate --out FOLDER."
+                f"{path} must be free for the chosen candidate of that name, got another image. "
+                "Make the candidates in a folder of their own: diffharmony generate --out FOLDER."
             )
 
 
@@ -162,7 +162,10 @@ def _draw(folder: Path, shown: list[tuple[Group, Choice]], path: Path) -> None:
     for line, (group, choice) in enumerate(shown):
         best = choice.chosen[0] if choice.chosen else None
         cells: list[tuple[str | None, str, str]] = [(group[0]["real"], "real", "black")]
-        cells.append((None, "none chosen", "#c8553d") if best is None else (group[best]["file_name"], f"chosen: k = {group[best].get('k', best)}", "black"))
+        if best is None:
+            cells.append((None, "none chosen", "#c8553d"))
+        else:
+            cells.append((group[best]["file_name"], f"chosen: k = {group[best].get('k', best)}", "black"))
         for index, row in enumerate(group):
             colour = "#0b6e4f" if index in choice.chosen else "#8a8a8a" if index in choice.rejected else "black"
             cells.append((row["file_name"], f"{row[SCORE]:.2f}, distance {row['distance']:.0f}", colour))

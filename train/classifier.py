@@ -87,9 +87,13 @@ class ClassifierTraining(TrainingConfig):
     held_out: float = 0.1
     """Share of the photographs, with all composites of each, that is not trained on but reported on. 0: none. With
     run.validation-list, the photographs of that list take their place."""
+    held_out_seed: int = 0
+    """Which photographs these are. Not run.seed: a classifier that is trained further must not be trained on what it is reported on."""
 
     idle_without: ClassVar[dict[str, str]] = {}
-    idle_with: ClassVar[dict[str, str]] = {"architecture": "init", "backbone_weights": "init", "held_out": "run.validation_list"}
+    idle_with: ClassVar[dict[str, str]] = {
+        "architecture": "init", "backbone_weights": "init", "held_out": "run.validation_list", "held_out_seed": "run.validation_list",
+    }  # fmt: skip
 
 
 PRESETS: dict[str, tuple[str, ClassifierTraining]] = {
@@ -175,11 +179,13 @@ def start_classifier(config: ClassifierTraining) -> HarmonyClassifier:
     weights = config.backbone_weights
     if config.architecture.backbone != RESNET50:
         if weights is not None:
-            raise ValueError(f"backbone_weights must be left out for the backbone {config.architecture.backbone}, got {weights!r}. Leave it out.")
+            raise ValueError(
+                f"backbone_weights must be left out for the backbone {config.architecture.backbone}, got {weights!r}. Leave it out."
+            )
     elif weights is None:
         raise ValueError(
-            "backbone_weights must name ResNet-50's ImageNet weights, got None. Pass --backbone-weights FILE, or owner/name:file on the Hub "
-            "(timm/resnet50.tv_in1k:model.safetensors is torchvision's first)."
+            "backbone_weights must name ResNet-50's ImageNet weights, got None. Pass --backbone-weights FILE, or owner/name:file on the "
+            "Hub (timm/resnet50.tv_in1k:model.safetensors is torchvision's first)."
         )
     elif weights != RANDOM:
         load_backbone(classifier, _find_backbone(weights))
@@ -191,7 +197,10 @@ def start_classifier(config: ClassifierTraining) -> HarmonyClassifier:
 def _find_backbone(weights: str) -> Path:
     model = None if Path(weights).expanduser().exists() else parse_hub_id(weights)
     if isinstance(model, HubModel) and not model.inside:
-        raise ValueError(f"backbone_weights must name the weights file of a Hub repository after a colon, got {weights!r}. Say owner/name:model.safetensors.")
+        raise ValueError(
+            f"backbone_weights must name the weights file of a Hub repository after a colon, got {weights!r}. "
+            "Say owner/name:model.safetensors."
+        )
     return find_start(weights, "unet", "backbone_weights")
 
 
@@ -207,7 +216,7 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
         listed = ClassifierPairs(replace(config.data, **whole, **first), config.run.seed)
         check_apart(every.pairs, listed.pairs)
         return every, listed
-    trained, held_out = split_photographs(every.pairs, config.held_out, config.run.seed)
+    trained, held_out = split_photographs(every.pairs, config.held_out, config.held_out_seed)
     if not held_out:
         return every, None
     rest = every.only(held_out, **whole)
@@ -218,7 +227,7 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
 def main(config: ClassifierTraining) -> dict[str, Any]:
     """Train, then report on the held-out photographs; returns checkpoint, steps, loss, skipped images and `report`, or after a dry run
     the plan."""
-    check(config, {"held_out": "[0, 1)", "ranking": "[0, 1e6]", "views": "[1, 1000]"})
+    check(config, {"held_out": "[0, 1)", "held_out_seed": "[0, 1e18]", "ranking": "[0, 1e6]", "views": "[1, 1000]"})
     if config.run.gradient_checkpointing:
         raise ValueError("run.gradient_checkpointing must be off, since these networks have none, got True. Leave it out.")
     classifier = start_classifier(config)
@@ -241,7 +250,8 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
     validation = None if held_out is None else Validation(held_out, config.run.validation_images, part)
     summary = {"command": "train-classifier", "config": as_dict(config)}
     result = fit(
-        task, dataset, optim=config.optim, run=config.run, workers=0 if frozen else config.data.workers, summary=summary, validation=validation
+        task, dataset, optim=config.optim, run=config.run, workers=0 if frozen else config.data.workers, summary=summary,
+        validation=validation,
     )  # fmt: skip
     report = None if held_out is None else on_main(lambda: report_held_out(Path(result["checkpoint"]), held_out, config))
     return {**result, "report": report}

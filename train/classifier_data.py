@@ -51,7 +51,9 @@ class ClassifierPairs(HarmonizationDataset):
         part.lengths = tuple(int(count) for count in np.histogram(indices, edges)[0])
         if 0 in part.lengths:
             root = self.config.roots[part.lengths.index(0)]
-            raise ValueError(f"each of data.roots must keep photographs on both sides of the split, got none of {root}. Change held_out, or leave it out.")
+            raise ValueError(
+                f"each of data.roots must keep photographs on both sides of the split, got none of {root}. Change held_out."
+            )
         part.config = replace(self.config, **changes)
         part.pairs = [self.pairs[index] for index in indices]
         part._stream = ShuffledStream(part.lengths, self.seed, part.config.weights)
@@ -99,7 +101,9 @@ def split_photographs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[l
         sides[int.from_bytes(digest[:8], "big") < share * 2**64].append(index)
     if share and not all(sides):
         which = "trained on" if sides[1] else "held out"
-        raise ValueError(f"held_out must leave photographs on both sides, got {share} and none {which} of {len(pairs)} composites. Change it.")
+        raise ValueError(
+            f"held_out must leave photographs on both sides, got {share} and none {which} of {len(pairs)} composites. Change it."
+        )
     return sides
 
 
@@ -122,7 +126,9 @@ def cache_features(
     Samples have composite_features and real_features [F]. Raises: ValueError where the data set has several sizes.
     """
     if dataset.config.sizes:
-        raise ValueError(f"data.sizes must be left out for the backbone resnet50, whose features are cached, got {dataset.config.sizes}. Leave them out.")
+        raise ValueError(
+            f"data.sizes must be left out for the backbone resnet50, whose features are cached, got {dataset.config.sizes}. Leave them out."
+        )
     path = folder / f"features-{_fingerprint(classifier, dataset, views)}.safetensors"
     classifier.to(device).eval()
 
@@ -165,7 +171,8 @@ class _InOrder:
     def pack(self, rows: list[int]) -> dict[str, Any]:
         if self._features is None:
             return self._views.pack(rows)
-        return {name: tensor[rows] for name, tensor in self._features.tensors.items()} | {"name": [self._features.names[row] for row in rows]}
+        names = [self._features.names[row] for row in rows]
+        return {name: tensor[rows] for name, tensor in self._features.tensors.items()} | {"name": names}
 
 
 def _fingerprint(classifier: HarmonyClassifier, dataset: ClassifierPairs, views: int) -> str:

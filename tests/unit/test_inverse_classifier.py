@@ -198,7 +198,9 @@ class TestRefusals:
 
 class TestOurFile:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-    @pytest.mark.parametrize("fields", [{}, {"crop": True, "crop_margin": 0.25}, {"mask_channel": True}, {"crop": True, "mask_channel": True}])
+    @pytest.mark.parametrize(
+        "fields", [{}, {"crop": True, "crop_margin": 0.2}, {"mask_channel": True}, {"crop": True, "mask_channel": True}]
+    )
     def test_round_trip_of_the_small_one(self, tmp_path, pictures, dtype, fields):
         classifier, path = small(**fields), tmp_path / "classifier.safetensors"
         save_harmony_classifier(classifier, path, dtype=dtype, training={"step": 7})
@@ -218,7 +220,8 @@ class TestOurFile:
         assert int(found["backbone.bn1.num_batches_tracked"]) == 12345
         save_harmony_classifier(classifier, tmp_path / "half.safetensors")
         half = load_harmony_classifier(tmp_path / "half.safetensors").state_dict()
-        torch.testing.assert_close(half["backbone.layer4.2.bn3.running_var"], expected["backbone.layer4.2.bn3.running_var"], rtol=1e-3, atol=1e-3)
+        name = "backbone.layer4.2.bn3.running_var"
+        torch.testing.assert_close(half[name], expected[name], rtol=1e-3, atol=1e-3)
 
     def test_the_small_one_is_small(self):
         classifier = HarmonyClassifier("small", 128, crop=True, mask_channel=True)
@@ -253,7 +256,8 @@ class TestInputs:
         expected = unharmonious_probability(classifier, images, mask)
         assert torch.equal(unharmonious_probability(classifier, elsewhere, mask), expected)
         assert not torch.equal(unharmonious_probability(classifier, inside, mask), expected)
-        assert torch.equal(classifier.preprocess(images, mask), classifier.preprocess(images[..., 70:190, 170:290], torch.ones(1, 1, 120, 120)))
+        cut = classifier.preprocess(images[..., 70:190, 170:290], torch.ones(1, 1, 120, 120))
+        assert torch.equal(classifier.preprocess(images, mask), cut)
 
     @pytest.mark.parametrize(
         "images, mask, message",

@@ -32,7 +32,8 @@ class TestRules:
 
     def test_each_limit_rejects_for_its_own_reason_and_includes_its_bound(self):
         choice = choose_candidates(
-            [0.9, 0.8, 0.7, 0.99, math.nan, 0.1], [1, 10, 5000, 50, 50, math.inf], min_distance=10, max_distance=4999, max_score=0.9, count=6
+            [0.9, 0.8, 0.7, 0.99, math.nan, 0.1], [1, 10, 5000, 50, 50, math.inf], min_distance=10, max_distance=4999, max_score=0.9,
+            count=6,
         )
         assert choice.rejected == {0: TOO_NEAR, 2: TOO_FAR, 3: TOO_SURE, 4: NOT_FINITE, 5: NOT_FINITE}
         assert choice.chosen == (1,)
@@ -91,7 +92,8 @@ def write_candidates(root: Path) -> Path:
             name = f"{subset}/cand_composite_images/{image}_{mask_name}_{k}.png"
             Image.fromarray(picture).save(root / name)
             distance = float(((picture.astype(float) - real) ** 2)[mask > 0].mean())
-            lines.append({"file_name": name, "real": real_name, "mask": mask_path, "k": k, "seed": 100 * number + k, "distance": distance, "score": None})
+            row = {"file_name": name, "real": real_name, "mask": mask_path, "k": k, "seed": 100 * number + k, "distance": distance}
+            lines.append({**row, "score": None})
     (root / "candidates.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return root
 
@@ -170,7 +172,8 @@ class TestCommand:
             assert {name: row[name] for name in old if name != "score"} == {name: old[name] for name in old if name != "score"}
         row = rows[7]
         image, mask = (torch.from_numpy(np.array(Image.open(folder / row[name]), np.float32)) for name in ("file_name", "mask"))
-        expected = unharmonious_probability(load_harmony_classifier(classifier), image.permute(2, 0, 1)[None] / 127.5 - 1, mask[None, None] / 255)
+        image = image.permute(2, 0, 1)[None] / 127.5 - 1
+        expected = unharmonious_probability(load_harmony_classifier(classifier), image, mask[None, None] / 255)
         assert row["score"] == pytest.approx(expected.item(), abs=1e-5)
 
     def test_limits_and_their_counts(self, folder, classifier, capsys):

@@ -38,7 +38,7 @@ SIDE, PHOTOGRAPHS = 48, 40
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Smooth pictures, two composites of each, whose foreground is of strongly other colour; in test.txt some of photographs of their own."""
+    """Smooth pictures, two composites of each, whose foreground is of strongly other colour; test.txt lists other photographs."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     names = []
     for folder in ("composite_images", "masks", "real_images"):
@@ -93,7 +93,9 @@ def pair(subset, image, k, root="a"):
 
 class TestSplit:
     pairs = st.lists(
-        st.builds(pair, st.sampled_from(("HCOCO", "HFlickr")), st.integers(0, 30).map("a{}".format), st.integers(1, 4), st.sampled_from("ab")),
+        st.builds(
+            pair, st.sampled_from(("HCOCO", "HFlickr")), st.integers(0, 30).map("a{}".format), st.integers(1, 4), st.sampled_from("ab")
+        ),
         min_size=1, max_size=60,
     )  # fmt: skip
 
@@ -251,9 +253,11 @@ class TestFeatures:
         arguments = {"views": 1, "folder": tmp_path, "seed": 0, "device": torch.device("cpu")}
         cached = cache_features(classifier, held_out, **arguments)
         assert cached.tensors["real_features"].shape == (len(held_out), 2048)
-        task, probe = ClassifierTask(classifier, held_out.examples(2)).eval(), {name: cached.tensors[name][:3].float() for name in cached.tensors}
-        batch = {name: torch.stack([held_out.view(index, np.random.default_rng(0))[name] for index in range(3)]) for name in ("composite", "real", "mask")}
-        torch.testing.assert_close(task(probe), task(batch), rtol=1e-2, atol=1e-3)
+        task = ClassifierTask(classifier, held_out.examples(2)).eval()
+        features = {name: rows[:3].float() for name, rows in cached.tensors.items()}
+        views = [held_out.view(index, np.random.default_rng(0)) for index in range(3)]
+        batch = {name: torch.stack([view[name] for view in views]) for name in ("composite", "real", "mask")}
+        torch.testing.assert_close(task(features), task(batch), rtol=1e-2, atol=1e-3)
         with torch.no_grad():
             classifier.backbone.conv1.weight.mul_(1.5)
         cache_features(classifier, held_out, **arguments)
@@ -273,8 +277,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "changes, error, message",
         [
-            ({"backbone_weights": None}, ValueError, "backbone_weights must name ResNet-50's ImageNet weights, got None. Pass --backbone-weights FILE"),
-            ({"backbone_weights": "owner/name"}, ValueError, "backbone_weights must name the weights file of a Hub repository after a colon"),
+            ({"backbone_weights": None}, ValueError, "backbone_weights must name ResNet-50's ImageNet weights, got None"),
+            ({"backbone_weights": "owner/name"}, ValueError, "backbone_weights must name the weights file of a Hub repository"),
             ({"backbone_weights": "none.pth"}, FileNotFoundError, "backbone_weights must be a folder or file that exists"),
             ({"held_out": 1.0}, ValueError, r"held_out must lie in \[0, 1\), got 1.0"),
             ({"views": 0}, ValueError, "views must lie in"),
