@@ -103,9 +103,32 @@ def soft(mask: Image.Image, side: Side) -> np.ndarray:
 
 def _four_nearest(band: Image.Image, side: tuple[int, int]) -> np.ndarray:
     """[h, w] float32 of one 8-bit band."""
-    # Image.resize would widen its filter with the reduction; Image.transform does not
-    scale = (band.width / side[0], 0.0, 0.0, 0.0, band.height / side[1], 0.0)
-    return np.asarray(band.convert("F").transform(side, Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR))
+    pixels = np.asarray(band)
+    left, right, across = _neighbours(band.width, side[0])
+    upper, lower, down = _neighbours(band.height, side[1])
+
+    def row(rows: np.ndarray) -> np.ndarray:
+        return _between(np.take(rows, left, axis=1), np.take(rows, right, axis=1), across)
+
+    return _between(row(pixels[upper]), row(pixels[lower]), down[:, None])
+
+
+def _neighbours(length: int, to: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `to` pixels the two of `length` that it lies between, and how far it is from the first, 0..1."""
+    place = (np.arange(to) + 0.5) * (length / to) - 0.5
+    first = np.floor(place)
+    lower, upper = (np.clip(index, 0, length - 1).astype(np.intp) for index in (first, first + 1))
+    return lower, upper, (place - first).astype(np.float32)
+
+
+def _between(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """first + (second - first) * share in float32."""
+    first = first.astype(np.float32, copy=False)
+    difference = second.astype(np.float32)
+    difference -= first
+    difference *= share
+    difference += first
+    return difference
 
 
 def as_given(prediction: np.ndarray) -> np.ndarray:
