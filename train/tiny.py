@@ -30,6 +30,7 @@ HARMONY_VAE_STEPS = (1500, 700)
 INVERSE_UNET_STEPS = 3000
 INVERSE_WIDTHS = (64, 64, 64)  # the family must stay under 24 MB
 STRONG_LIST, STRONG_FMSE = "IHD_strong.txt", 500.0
+CLASSIFIER_STEPS = (2600, 2200)
 INVERSE_HARMONY_VAE_STEPS = (500, 600)
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -201,10 +202,23 @@ def finish_inverse_harmony_vae(family: TinyFamily) -> None:
 
 
 def train_classifier(family: TinyFamily) -> None:
-    """The small harmony classifier, on what the other models are trained on; a tenth of the photographs is held out."""
+    """The small harmony classifier, on what the other models are trained on; a tenth of the photographs is held out. Then further, on the
+    same photographs in another order."""
     preset = classifier.PRESETS["tiny"][1]
-    data, run = replace(preset.data, roots=(family.work / "data",)), replace(preset.run, out=family.work / "classifier")
-    classifier.main(replace(preset, data=data, run=run))
+    first = replace(
+        preset,
+        data=replace(preset.data, roots=(family.work / "data",)),
+        optim=replace(preset.optim, steps=CLASSIFIER_STEPS[0]),
+        run=replace(preset.run, out=family.work / "classifier"),
+    )
+    trained = classifier.main(first)
+    more = replace(
+        first,
+        init=Path(trained["checkpoint"]),
+        optim=replace(first.optim, steps=CLASSIFIER_STEPS[1]),
+        run=replace(first.run, out=family.work / "classifier-more", seed=1),
+    )
+    classifier.main(more)
 
 
 def export(family: TinyFamily) -> None:
@@ -223,7 +237,7 @@ CHECKPOINTS: dict[str, tuple[str, str, Callable, Callable]] = {
     "harmonization_unet": ("unet-more", "unet", load_unet, save_unet),
     "inverse_harmony_vae": ("inverse-harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
     "inverse_unet": ("inverse-unet", "unet", load_unet, save_unet),
-    "harmony_classifier": ("classifier", "harmony_classifier", load_harmony_classifier, save_harmony_classifier),
+    "harmony_classifier": ("classifier-more", "harmony_classifier", load_harmony_classifier, save_harmony_classifier),
 }
 
 
