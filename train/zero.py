@@ -39,8 +39,11 @@ def check_zero(run: RunConfig) -> None:
                 f"DeepSpeed's configuration must not enable {section!r}, got it enabled. Take it out, and pass --run.mixed-precision bf16: "
                 "weights then stay float32."
             )
+    zero = config["zero_optimization"]
+    if zero.get("mics_shard_size", -1) > 0:
+        raise ValueError(f"DeepSpeed's mics_shard_size must be left out, got {zero['mics_shard_size']}. Weights are spread over all processes.")
     for name in ("offload_optimizer", "offload_param"):
-        device = (config["zero_optimization"].get(name) or {}).get("device") or "none"
+        device = (zero.get(name) or {}).get("device") or "none"
         if str(device) != "none":
             raise ValueError(f"DeepSpeed's {name} must be off, got device {device}. Take it out, or use more processes or ZeRO stage 3.")
 

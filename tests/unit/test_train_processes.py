@@ -140,6 +140,7 @@ DEEPSPEED_CONFIGS = [
     ({"scheduler": {"type": "WarmupLR"}}, "must have no section 'scheduler'"),
     ({"bf16": {"enabled": True}}, "must not enable 'bf16'"),
     ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer must be off, got device cpu"),
+    ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, "mics_shard_size must be left out, got 2"),
     ({"bf16": {"enabled": "auto"}, "gradient_clipping": "auto"}, None),
 ]
 
