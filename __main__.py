@@ -35,6 +35,7 @@ COMMANDS = {
     "generate": Command(".inverse.cli", "GenerateConfig", "run_generate", "make composites out of real photographs"),
     "select": Command(".inverse.select_cli", "SelectConfig", "run_select", "choose the most unharmonious of them"),
     "augment": Command(".inverse.cli", "AugmentConfig", "run_augment", "make a training set grow by composites of its own photographs"),
+    "human-harmony": Command(".inverse.human_harmony.cli", "HumanHarmonyConfig", "run_human_harmony", "build Human Harmony from photographs and outlines"),
     "evaluate": Command(".evaluation.cli", "EvaluateConfig", "run_evaluate", "measure folders of harmonized images"),
     "reproduce": Command(".evaluation.reproduce.cli", "ReproduceConfig", "run_reproduce", "the paper's tables and figures, ours beside them"),
 }

@@ -21,7 +21,7 @@ from ..select_folder import Limits, select_in_folder
 from ..sources import Source
 from .masks import place_subjects
 from .photographs import same_pictures
-from .plan import Input, check_report, counted, listed
+from .plan import Input, check_report, counted, in_words
 from .share_curve import PICTURE, check_data_set, draw_shares
 from .split import TEST_SHARE, split_photographs
 
@@ -103,10 +103,10 @@ def _prepare(wanted: Input, making: Making, out: Path, subset: str, report: Path
     damage.write(report)
     counts = counted(wanted, survey, damage, files)
     if damage.counts:
-        logger.warning("%d rows, photographs or masks are damaged, see %s: %s", damage.counts.total(), report, listed(damage.counts))
+        logger.warning("%d rows, photographs or masks are damaged, see %s: %s", damage.counts.total(), report, in_words(damage.counts))
     if not sources:
         let_go(out)
-        reasons = listed(survey.dropped)
+        reasons = in_words(survey.dropped)
         raise ValueError(f"at least one photograph with a mask must be left, got none of {survey.photographs} ({reasons}). Relax the filters.")
     return Prepared(sources, shares, same_pictures(files.items()), counts)
 
@@ -136,7 +136,7 @@ def _finish(prepared: Prepared, making: Making, out: Path, counts: dict[str, Any
                 by_photograph.setdefault(name, []).append(line)
                 shares.append(share)
         if not shares:
-            rejected = listed(counts["selection"]["rejected"])
+            rejected = in_words(counts["selection"]["rejected"])
             raise ValueError(f"selection must leave at least one composite, got none ({rejected}). Relax its limits.")
         train, test = split_photographs(by_photograph, seed=making.recipe.seed, test_share=making.test_share, same=prepared.same)
         sides = {TRAIN_LIST: train, TEST_LIST: test}

@@ -94,7 +94,7 @@ def check_report(report: Path | None) -> None:
         raise FileNotFoundError(f"folder of {report.name!r} must exist, looked in {report.parent.resolve()}. Create it first.")
 
 
-def listed(counts: dict[str, int]) -> str:
+def in_words(counts: dict[str, int]) -> str:
     """Counts in words."""
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing else"
 

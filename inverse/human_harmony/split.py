@@ -19,7 +19,7 @@ def split_photographs(
     Each name has a place that a hash of it and the seed gives; the first go to the tests. So neither order nor what else there is moves it,
     but where the border lies. same: a name that stands for all photographs equal to it, as same_pictures gives them; equal ones go to
     one side, and the counts are exact where enough others are left to fill up.
-    Raises: ValueError for a share outside 0..1 or a seed below 0. Source: SPEC §6.
+    Raises: ValueError for a share outside 0..1. Source: SPEC §6.
     """
     if not 0 <= test_share <= 1:
         raise ValueError(f"test-share must lie in 0..1, got {test_share:g}. Leave it out for iHarmony4's, {TEST_SHARE:.4f}.")

@@ -52,6 +52,10 @@ def write_photograph(path: Path, height: int, width: int, seed: int = 0) -> Path
     return path
 
 
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
 def name_of(index: int) -> str:
     return f"{index * 2654435761 % 2**128:032x}"
 
