@@ -15,6 +15,8 @@ _NAMES = {
     "unharmonious_probability": "classifier",
     "choose_candidates": "selection",
     "save_pair": "pairs",
+    "build_data_set": "human_harmony.build",
+    "split_photographs": "human_harmony.split",
 }
 __all__ = sorted(_NAMES)
 

@@ -141,6 +141,9 @@ def _finish(prepared: Prepared, making: Making, out: Path, counts: dict[str, Any
         train, test = split_photographs(by_photograph, seed=making.recipe.seed, test_share=making.test_share, same=prepared.same)
         sides = {TRAIN_LIST: train, TEST_LIST: test}
         lines = {file: [line for name in names for line in by_photograph[name]] for file, names in sides.items()}
+        for file in lines:
+            # a kill between the two must not leave one of another split: a photograph on both sides
+            (out / file).unlink(missing_ok=True)
         for file, listed in lines.items():
             write_list(out / file, listed)
             if not listed:
