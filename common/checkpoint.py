@@ -114,9 +114,10 @@ def metadata_tensor(metadata: dict[str, str]) -> torch.Tensor:
     return torch.frombuffer(bytearray(json.dumps(metadata).encode()), dtype=torch.uint8)
 
 
-def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoint:
     """Read one weights file: `.safetensors`, or a pickle (`.bin`, `.pt`, `.pth`, `.ckpt`) with `weights_only=True`.
 
+    values: False gives tensors without values, on the meta device, where that is quicker.
     Raises: FileNotFoundError when there is no such file; ValueError when it is damaged, empty, holds anything but
     tensors, or has another suffix.
     """
@@ -124,7 +125,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
     if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
+        tensors, metadata = _read_safetensors(path, values)
     elif path.suffix in PICKLE_SUFFIXES:
         tensors, metadata = _read_pickle(path), {}
     else:
@@ -139,10 +140,14 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     return Checkpoint(path, tensors, metadata)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, values: bool) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            tensors = {
+                name: file.get_tensor(name) if values or name == METADATA_TENSOR else torch.empty(file.get_slice(name).get_shape(), device="meta")
+                for name in file.keys()
+            }
+            return tensors, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} must be a whole safetensors file, got {path.stat().st_size} bytes that cannot be read ({error}). "

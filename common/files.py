@@ -33,6 +33,32 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path, name: str) -> None:
+    """Make a folder that results go to, where missing. name: what errors call it. Raises: as check_folder."""
+    check_folder(path, name)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def check_folder(path: Path, name: str) -> None:
+    """Refuse a folder that results could not go to, before any work is done. It need not exist.
+
+    Raises: ValueError when it is a file, or in one; PermissionError when it cannot be written to, or not be made.
+    """
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not place.is_dir():
+        found = f"the file {path}" if place == path else f"{path}, in the file {place}"
+        raise ValueError(f"{name} must be a folder, got {found}. Name another folder.")
+    check_writable(place, f"folder {name}")
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Raises: PermissionError when no file can be written to a folder."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise PermissionError(f"{name} must be one that can be written to, got {folder} ({error.strerror}). Choose another.") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises: FileNotFoundError when there is none; ValueError when it holds something else."""
     if not path.is_file():

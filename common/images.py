@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from .checkpoint import written_whole
+from .files import check_writable, written_whole
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -98,10 +97,7 @@ def check_image_path(path: str | os.PathLike) -> None:
         raise ValueError(f"image name must end in one of {', '.join(IMAGE_SUFFIXES)}, got {path.name!r}. Rename it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder of {path.name!r} must exist, looked in {path.parent.resolve()}. Create it first.")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise PermissionError(f"folder of {path.name!r} must be one that can be written to, got {path.parent} ({error.strerror}). Choose another.") from error
+    check_writable(path.parent, f"folder of {path.name!r}")
 
 
 def paste_background(harmonized: torch.Tensor, composite: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

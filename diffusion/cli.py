@@ -75,11 +75,12 @@ class ConvertConfig:
       diffharmony convert DiffHarmony-archive --out models
       diffharmony convert DiffHarmony-archive --direction invert --out models
       diffharmony convert my-unet --text-encoder sd/text_encoder --tokenizer sd/tokenizer --out models
+      diffharmony convert my-vae --direction invert --out models
     """
 
     source: SourceArgument
-    """The authors' archive unpacked (base/, condition_vae/, refinement/, inverse/), a diffusers pipeline folder, or a UNet's folder or
-    file."""
+    """The authors' archive unpacked (base/, condition_vae/, refinement/, inverse/), a diffusers pipeline folder, or the folder or file of
+    a UNet, a VAE or a refinement model alone; of a Stable Diffusion 1.x checkpoint in the original layout UNet and VAE are taken."""
     out: Path
     """Folder to write to; made where missing. Existing files of those names are replaced."""
     unet: Path | None = None

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import torch
 
-from ..common.checkpoint import read_checkpoint
+from ..common import original_layout
+from ..common.checkpoint import read_checkpoint, read_json
+from ..common.files import check_folder
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
+from ..harmony_vae.checkpoint import CLASS_NAMES as VAE_CLASSES, holds_vae
 from ..refinement import load_refinement, save_refinement
-from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
+from ..refinement.checkpoint import CLASS_NAMES as REFINEMENT_CLASSES, holds_refinement
+from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, holds_unet, load_unet, save_unet
 
 logger = logging.getLogger("diffharmony")
 
@@ -20,6 +24,7 @@ FILE_NAMES = {
     "harmonize": ("harmonization_unet.safetensors", "harmony_vae.safetensors"),
     "invert": ("inverse_unet.safetensors", "inverse_harmony_vae.safetensors"),
 }
+CLASS_NAMES = {"unet": ("UNet2DConditionModel",), "vae": VAE_CLASSES, "refinement": REFINEMENT_CLASSES}
 REFINEMENT_NAME = "refinement.safetensors"
 WITHOUT_EMBEDDING = ("text_encoder", "tokenizer")
 
@@ -40,16 +45,18 @@ class Sources:
 
 
 def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sources:
-    """Find the parts in the authors' archive, in a diffusers pipeline folder, or in a UNet's own folder or file.
+    """Find the parts in the authors' archive, in a diffusers pipeline folder, or in a model's own folder or file: a UNet, a VAE, a
+    refinement model, or a Stable Diffusion 1.x checkpoint in the original layout, with UNet and VAE.
 
     The archive has `base/` (unet, vae, text_encoder, tokenizer), `condition_vae/`, whose VAE is preferred, `refinement/`, and
     `inverse/` (vae, weights-*, a UNet each), which is taken for direction "invert", and when `source` is that folder itself.
-    Raises: FileNotFoundError when nothing of the kind is there, with what was looked for; ValueError for several inverse UNets.
+    Raises: FileNotFoundError when nothing of the kind is there, with what was looked for; ValueError for several inverse UNets, or
+    another kind of model.
     Source: SPEC §10.
     """
     source = Path(source)
     if source.is_file() or (source / "config.json").is_file():
-        return Sources(unet=source)
+        return Sources(**dict.fromkeys(_parts_in(source), source))
     if not source.is_dir():
         raise FileNotFoundError(f"folder {source.name!r} must exist, looked in {source.parent.resolve()}. Check the path.")
     if source.name == "inverse" and not (source / "unet").is_dir():
@@ -76,6 +83,26 @@ def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sou
             "Pass the authors' archive, unpacked, or a diffusers folder."
         )
     return found
+
+
+def _parts_in(path: Path) -> list[str]:
+    """Which fields of Sources a model's own folder or file can fill."""
+    if path.is_dir():
+        found = read_json(path / "config.json").get("_class_name", "UNet2DConditionModel")
+        parts = [part for part, names in CLASS_NAMES.items() if found in names]
+        what = f"a folder of class {found}"
+    else:
+        checkpoint = read_checkpoint(path, values=False)
+        held = {
+            "unet": holds_unet(checkpoint) or original_layout.holds_unet(checkpoint.tensors),
+            "vae": holds_vae(checkpoint) or original_layout.holds_vae(checkpoint.tensors),
+            "refinement": holds_refinement(checkpoint),
+        }
+        parts, names = [part for part, holds in held.items() if holds], sorted(checkpoint.tensors)
+        what = f"a file of kind {checkpoint.kind!r} with {len(names)} tensors ({', '.join(names[:3])}, ...)"
+    if not parts:
+        raise ValueError(f"{path} must hold a UNet, a VAE or a refinement model, got {what}. Pass the authors' archive, or one of these.")
+    return parts
 
 
 def _find_inverse(inverse: Path, archive: Path) -> Sources:
@@ -128,7 +155,7 @@ def _direction_in(path: Path | None) -> str | None:
         path = path / PROMPT_FILE
     if path is None or not path.is_file():
         return None
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, values=False)
     return None if checkpoint.kind == "autoencoder" else checkpoint.direction
 
 
@@ -163,12 +190,11 @@ def convert_models(
     out: folder, made where missing. direction: "harmonize" | "invert"; None is what the sources say. dtype: of the files, float16 or float32.
     Returns: {"unet": path, "harmony_vae": path, "refinement": path}, without what there was no source for.
     Raises: FileNotFoundError, ValueError for parts that are missing, damaged, or do not go together, for a direction that the
-    sources contradict, and for an `out` that is a file.
+    sources contradict, and for an `out` that is a file; PermissionError for one that cannot be written to.
     Source: SPEC §10, DESIGN.md "Contracts".
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out must be a folder, got the file {out}. Name another folder.")
+    check_folder(out, "out")
     direction = find_direction(sources, direction)
     unet_name, vae_name = FILE_NAMES[direction]
     training = {"command": "convert", "source": {key: str(path) for key, path in vars(sources).items() if isinstance(path, Path)}}

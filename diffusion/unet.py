@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 
 from ..common import original_layout
 from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, read_json, write_checkpoint
+from ..common.model_folder import refuse_mislabelled
 
 logger = logging.getLogger("diffharmony")
 
@@ -204,6 +205,8 @@ def _load_file(path: Path, dtype: torch.dtype, in_channels: int) -> UNet2DCondit
         return attach(torch.nn.Module.to(unet, dtype), original_layout.encode_empty_prompt(checkpoint.tensors, path), None, None)
     if checkpoint.kind != KIND:
         raise ValueError(f"{path} must be a UNet (diffharmony.kind = {KIND!r}), got {_describe(checkpoint)}. {_advice(checkpoint)}")
+    if not holds_unet(checkpoint):
+        refuse_mislabelled(checkpoint, _listed(checkpoint))
     if checkpoint.config is None:
         raise ValueError(f"{path} must carry its configuration in the metadata, got none. Write it again with diffharmony convert.")
     tensors = dict(checkpoint.tensors)
@@ -283,11 +286,18 @@ def _check_config_channels(config: dict[str, Any], path: Path, wanted: int) -> N
     check_channels(config.get("in_channels", 4), config.get("out_channels", 4), str(path), wanted)
 
 
+def holds_unet(checkpoint: Checkpoint) -> bool:
+    """Whether these are a UNet's tensors by diffusers' names."""
+    return {"conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight"} <= checkpoint.tensors.keys()
+
+
 def _describe(checkpoint: Checkpoint) -> str:
-    if checkpoint.kind is not None:
-        return f"{checkpoint.kind!r}"
+    return f"{checkpoint.kind!r}" if checkpoint.kind is not None else f"a file without that metadata holding {_listed(checkpoint)}"
+
+
+def _listed(checkpoint: Checkpoint) -> str:
     names = sorted(checkpoint.tensors)
-    return f"a file without that metadata holding {len(names)} tensors ({', '.join(names[:3])}, ...)"
+    return f"{len(names)} tensors ({', '.join(names[:3])}, ...)"
 
 
 def _advice(checkpoint: Checkpoint) -> str:

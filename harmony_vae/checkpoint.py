@@ -18,18 +18,17 @@ from ..common.checkpoint import (
     describe,
     load_strictly,
     metadata_tensor,
-    read_checkpoint,
-    read_json,
     write_checkpoint,
 )
+from ..common.model_folder import open_model, refuse_mislabelled
 from .model import HarmonyVAE
 
 STABLE_DIFFUSION_WIDTHS = (128, 256, 512, 512)
 HARMONY_VAE = "a Harmony-VAE (encoder.*, decoder.*, conditional_encoder.*, latent_skip_conv.*)"
-FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-HALF_WEIGHTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.fp16.bin")
+PLAIN_VAE = "a plain VAE in diffusers' layout (no conditional_encoder.*, no latent_skip_conv.*)"
 # Folders of an archive or pipeline that hold its VAE, the Harmony-VAE first.
 VAE_FOLDERS = ("condition_vae", "vae")
+CLASS_NAMES = ("HarmonyVAE", "ConditionVAE", "AutoencoderKL")  # ours, the authors', diffusers' plain one
 DEPRECATED_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -69,7 +68,7 @@ def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32
     Raises: FileNotFoundError when path or weights are missing; ValueError for a damaged file, or one that is something
     else (what was expected, what was found, what to do). Source: SPEC §10.
     """
-    checkpoint, config = _open(Path(path))
+    checkpoint, config = open_model(Path(path), "VAE", VAE_FOLDERS)
     if not _holds_conditional_encoder(checkpoint):
         _refuse(checkpoint)
     return _load(HarmonyVAE, checkpoint, config, dtype)
@@ -78,13 +77,13 @@ def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32
 def load_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
     """Load a Harmony-VAE or a plain AutoencoderKL, whichever the file or diffusers folder holds; a Stable Diffusion 1.x
     checkpoint in the original key layout, or a VAE alone in it, gives a plain one. Raises as `load_harmony_vae` does."""
-    checkpoint, config = _open(Path(path))
+    checkpoint, config = open_model(Path(path), "VAE", VAE_FOLDERS)
     if _holds_conditional_encoder(checkpoint):
         return _load(HarmonyVAE, checkpoint, config, dtype)
     if original_layout.holds_vae(checkpoint.tensors):
         config, tensors = original_layout.convert_vae(checkpoint.tensors, checkpoint.path)
         return _load(AutoencoderKL, replace(checkpoint, tensors=tensors), config, dtype)
-    if not _holds_encoder(checkpoint):
+    if not holds_vae(checkpoint):
         _refuse(checkpoint, "a VAE, plain or Harmony-VAE, in diffusers' or the original layout")
     return _load(AutoencoderKL, checkpoint, config, dtype)
 
@@ -133,38 +132,19 @@ def infer_config(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
     }
 
 
-def _open(path: Path) -> tuple[Checkpoint, dict[str, Any] | None]:
-    """The weights and, for a folder or a diffusers file in one, the config beside them."""
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            path = next((path / name for name in VAE_FOLDERS if (path / name / "config.json").is_file()), path)
-        weights = next((path / name for name in FOLDER_WEIGHTS + HALF_WEIGHTS if (path / name).is_file()), None)
-        if weights is None or not (path / "config.json").is_file():
-            found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-            raise FileNotFoundError(
-                f"VAE folder must hold config.json and {' or '.join(FOLDER_WEIGHTS)}, looked in {path.resolve()} and found "
-                f"{found}. Pass the folder that holds both."
-            )
-        return read_checkpoint(weights), read_json(path / "config.json")
-    checkpoint = read_checkpoint(path)
-    beside = path.parent / "config.json"
-    if checkpoint.config is None and path.name in FOLDER_WEIGHTS and beside.is_file():
-        return checkpoint, read_json(beside)
-    return checkpoint, None
+def holds_vae(checkpoint: Checkpoint) -> bool:
+    """Whether these are a VAE's tensors by diffusers' names, plain or Harmony-VAE."""
+    return any(name.startswith("encoder.down_blocks.") for name in checkpoint.tensors)
 
 
 def _holds_conditional_encoder(checkpoint: Checkpoint) -> bool:
     return any(name.startswith("conditional_encoder.") for name in checkpoint.tensors)
 
 
-def _holds_encoder(checkpoint: Checkpoint) -> bool:
-    return any(name.startswith("encoder.down_blocks.") for name in checkpoint.tensors)
-
-
 def _refuse(checkpoint: Checkpoint, wanted: str = HARMONY_VAE) -> None:
     names = checkpoint.tensors.keys()
-    if _holds_encoder(checkpoint):
-        found = "a plain VAE in diffusers' layout (no conditional_encoder.*, no latent_skip_conv.*)"
+    if holds_vae(checkpoint):
+        found = PLAIN_VAE
         action = "Train a Harmony-VAE from it with `diffharmony train-vae`, or load it as a plain VAE."
     elif any(name.startswith(("first_stage_model.", "encoder.down.")) for name in names):
         found = "a VAE or checkpoint in the original Stable Diffusion layout"
@@ -175,12 +155,15 @@ def _refuse(checkpoint: Checkpoint, wanted: str = HARMONY_VAE) -> None:
     else:
         found = f"{len(names)} tensors such as {', '.join(sorted(names)[:3])}"
         action = "Pass a file written by `diffharmony train-vae` or `convert`, or the authors' condition_vae folder."
-    raise ValueError(
-        f"{checkpoint.path} must be {wanted}, got {found}. {action}"
-    )
+    if checkpoint.kind == "harmony_vae" or (checkpoint.kind == "autoencoder" and not holds_vae(checkpoint)):
+        refuse_mislabelled(checkpoint, found)
+    raise ValueError(f"{checkpoint.path} must be {wanted}, got {found}. {action}")
 
 
 def _load(cls: type[AutoencoderKL], checkpoint: Checkpoint, config: dict[str, Any] | None, dtype: torch.dtype) -> Any:
+    kind, what = ("harmony_vae", "a Harmony-VAE") if cls is HarmonyVAE else ("autoencoder", PLAIN_VAE)
+    if checkpoint.kind not in (None, kind):
+        refuse_mislabelled(checkpoint, what)
     tensors = _with_current_names(checkpoint.tensors)
     config = config or checkpoint.config or infer_config(tensors, checkpoint.path)
     fields = inspect.signature(cls.__init__).parameters

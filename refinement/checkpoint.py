@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from ..common.checkpoint import Checkpoint, load_strictly, read_checkpoint, read_json, write_checkpoint
+from ..common.checkpoint import Checkpoint, load_strictly, write_checkpoint
+from ..common.model_folder import open_model
 from .model import STAGE_SIZE, HarmonyRefinement
 
 KIND = "refinement"
 WANTED = "a refinement model (conv_in.*, down_blocks.*, mid_block.*, up_blocks.*, conv_norm_out.*, conv_out.*, and no time embedding)"
-FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 ARCHIVE_FOLDER = "refinement"
 CLASS_NAMES = ("HarmonyRefinement", "UNet2DCustom")  # ours, the authors'
 # The authors' three configs; they differ in nothing but the widths.
@@ -64,10 +64,12 @@ def load_refinement(path: str | os.PathLike, dtype: torch.dtype = torch.float32)
     Raises: FileNotFoundError when path or weights are missing; ValueError for a damaged file, or one that is something else
     (what was expected, what was found, what to do). Source: SPEC §10.
     """
-    checkpoint, config = _open(Path(path))
+    checkpoint, config = open_model(Path(path), "refinement", (ARCHIVE_FOLDER,))
+    if config is not None:
+        _check_config(config, checkpoint.path.with_name("config.json"))
     if checkpoint.kind not in (None, KIND):
         _refuse(checkpoint, f"a file of kind {checkpoint.kind!r}")
-    if not _holds_refinement(checkpoint):
+    if not holds_refinement(checkpoint):
         _refuse(checkpoint)
     config = config or checkpoint.config or infer_config(checkpoint)
     fields = {name: value for name, value in config.items() if not name.startswith("_")}
@@ -92,37 +94,16 @@ def infer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     return {**PUBLISHED, "block_out_channels": widths, "in_channels": tensors["conv_in.weight"].shape[1]}
 
 
-def _open(path: Path) -> tuple[Checkpoint, dict[str, Any] | None]:
-    """The weights and, for a folder or a diffusers file in one, the config beside them."""
-    if path.is_dir():
-        if not (path / "config.json").is_file() and (path / ARCHIVE_FOLDER / "config.json").is_file():
-            path = path / ARCHIVE_FOLDER
-        weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
-        if weights is None or not (path / "config.json").is_file():
-            found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-            raise FileNotFoundError(
-                f"refinement folder must hold config.json and {' or '.join(FOLDER_WEIGHTS)}, looked in {path.resolve()} and found "
-                f"{found}. Pass the folder that holds both."
-            )
-        return read_checkpoint(weights), _read_config(path / "config.json")
-    checkpoint = read_checkpoint(path)
-    beside = path.parent / "config.json"
-    if checkpoint.config is None and path.name in FOLDER_WEIGHTS and beside.is_file():
-        return checkpoint, _read_config(beside)
-    return checkpoint, None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path)
+def _check_config(config: dict[str, Any], path: Path) -> None:
     class_name = config.get("_class_name", CLASS_NAMES[0])
     if class_name not in CLASS_NAMES:
         raise ValueError(
             f"{path} must be the config of {WANTED}, class {' or '.join(CLASS_NAMES)}, got class {class_name}. {TAKE_THESE}"
         )
-    return config
 
 
-def _holds_refinement(checkpoint: Checkpoint) -> bool:
+def holds_refinement(checkpoint: Checkpoint) -> bool:
+    """Whether these are a refinement model's tensors."""
     names = checkpoint.tensors.keys()
     needed = {"conv_in.weight", "conv_norm_out.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv1.weight"}
     return needed <= names and not any(name.startswith("time_embedding.") or ".time_emb_proj." in name for name in names)
