@@ -107,7 +107,7 @@ def _prepare(wanted: Input, making: Making, out: Path, subset: str, report: Path
     if not sources:
         let_go(out)
         reasons = in_words(survey.dropped)
-        raise ValueError(f"at least one photograph with a mask must be left, got none of {survey.photographs} ({reasons}). Relax the filters.")
+        raise ValueError(f"at least one photograph with a mask must be left, got none of {survey.photographs} ({reasons}). Relax filters.")
     return Prepared(sources, shares, same_pictures(files.items()), counts)
 
 

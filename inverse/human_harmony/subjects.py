@@ -110,7 +110,7 @@ def _union(table: Table, name: str, records: Iterator[Record], damage: Damage) -
         try:
             found = _side(table, record, "Height"), _side(table, record, "Width")
             if size not in (None, found):
-                raise ValueError(f"Height, Width must be line {size_line}'s {size[0]}, {size[1]}, got {found[0]}, {found[1]}. Mend the rows.")
+                raise ValueError(f"Height, Width must be line {size_line}'s {size[0]}, {size[1]}, got {found[0]}, {found[1]}. Mend it.")
             kind = "class_id"
             class_id = _class(table, record)
             kind = "runs"

@@ -79,7 +79,8 @@ class TestFolderOfMasks:
     def survey(self, folder, filters=Filters(), **how):
         damage, survey = Damage(folder / "masks", **how), Survey()
         found = list(folder_subjects(folder / "masks", PhotographFolder(folder), filters, damage, survey))
-        return {(one.name, one.mask_name): one for one in found}, [(entry["name"], entry["kind"]) for entry in damage.first(-1)], survey
+        named = [(entry["name"], entry["kind"]) for entry in damage.first(-1)]
+        return {(one.name, one.mask_name): one for one in found}, named, survey
 
     def test_one_or_several_masks_by_name(self, tmp_path):
         for name in ("a", "a_b", "a_b_1", "größe 3"):

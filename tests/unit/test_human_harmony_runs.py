@@ -11,7 +11,8 @@ from diffharmony.tests.unit.made_human_harmony import encode
 @st.composite
 def masks(draw, count=1):
     height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    return [np.array(draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))).reshape(height, width) for _ in range(count)]
+    pixels = st.lists(st.booleans(), min_size=height * width, max_size=height * width)
+    return [np.array(draw(pixels)).reshape(height, width) for _ in range(count)]
 
 
 def decode(text, height, width):
