@@ -101,8 +101,10 @@ class TestFolderOfMasks:
         (tmp_path / "masks" / "d.png").write_bytes(b"no picture")
         found, damage, survey = self.survey(tmp_path)
         assert list(found) == [("a", "1")]
-        expected = [("a_1", "mask_name"), ("b_1", "mask_empty"), ("c_1", "photograph_size"), ("d_1", "mask_unreadable"), ("e", "mask_absent"),
-                    ("nobody_1", "photograph_absent")]  # fmt: skip
+        expected = [
+            ("a_1", "mask_name"), ("b_1", "mask_empty"), ("c_1", "photograph_size"), ("d_1", "mask_unreadable"), ("e", "mask_absent"),
+            ("nobody_1", "photograph_absent"),
+        ]  # fmt: skip
         assert damage == expected and survey.dropped == {kind: 1 for _, kind in expected}
         with pytest.raises(ValueError, match="a_1 in .*masks: a_1.png must be the only mask 1"):
             self.survey(tmp_path, on_bad_image="stop")
