@@ -59,7 +59,7 @@ def find_pairs(root: Path, list_file: str, folders: Folders) -> list[Pair]:
     path = root / list_file
     if not path.is_file():
         raise FileNotFoundError(f"list file {list_file!r} must exist, looked in {root.resolve()}. Check data.roots and data.list_file.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _lines(path)
     pairs = []
     for number, line in enumerate(tqdm(lines, desc=path.name, unit="line", delay=BAR_DELAY, leave=False, dynamic_ncols=True), start=1):
         if line.strip():
@@ -85,13 +85,24 @@ def name_some(paths: list[Path]) -> str:
     return ", ".join(str(path) for path in paths[:SHOWN]) + more
 
 
-def _composite_name(line: str, path: Path, number: int) -> str:
-    if path.suffix != ".jsonl":
-        return line
+def _lines(path: Path) -> list[str]:
     try:
-        return json.loads(line)["file_name"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"line {number} of {path} must be a JSON object with file_name, got {line[:80]!r}. Mend the line.") from error
+        # not splitlines, which would cut names at characters such as U+2028; editors on Windows put a mark before the first line
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8, got something else ({error.reason}). Save it as UTF-8.") from error
+
+
+def _composite_name(line: str, path: Path, number: int) -> str:
+    name: object = line
+    if path.suffix == ".jsonl":
+        try:
+            name = json.loads(line)["file_name"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            name = None
+    if not isinstance(name, str):
+        raise ValueError(f"line {number} of {path} must be a JSON object with file_name, got {line[:80]!r}. Mend the line.")
+    return name if "/" in name else name.replace("\\", "/")
 
 
 def _pair(root: Path, name: str, path: Path, number: int, folders: Folders) -> Pair:
