@@ -4,10 +4,13 @@
     python -m diffharmony.benchmarks.candidates --model tiny --size 128 --repeats 5
 
 One call of generate_candidates with K seeds, and K calls with one, take turns candidate by candidate in one process, so that both see
-the same load of the machine. The first candidate of the shared call is the one that pays for the encoders; each separate call pays for
-its own. The results are compared bit for bit. Then the parts are timed by themselves, medians of 3: the floor is what the ratio would be
-if nothing but the encoders were saved and nothing else cost time. Random weights, float32; "sd" is Stable Diffusion's architecture
-(the Harmony-VAE's widths 128, 256, 512, 512 and the 9-channel UNet of 860 million parameters; 6 GB of memory).
+the same load of the machine. The first candidate of the shared call is the one that pays for what is shared (both encoders, and on a CPU
+the order of the UNet's weights); each separate call pays for its own. The results are compared bit for bit. Then the parts are timed by
+themselves, medians of 3: the floor is what the ratio would be if nothing else cost time.
+
+Time is taken by the wall clock and, on a CPU, also as the CPU time of this process, which other processes disturb less. At more than one
+thread that counts threads that wait as well: set OMP_WAIT_POLICY=passive. Random weights, float32; "sd" is Stable Diffusion's
+architecture (the Harmony-VAE's widths 128, 256, 512, 512 and the 9-channel UNet of 860 million parameters; 9 GB of memory).
 """
 
 from __future__ import annotations
@@ -20,10 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ._main import run_benchmark
-from .decode import CONFIGS, _seconds, _synchronize
+from .decode import CONFIGS, _synchronize
 
 PART_RUNS = 3
+CLOCKS = ("wall", "cpu")
+SHARED = ("encode", "conditional encode", "order of weights")
 UNETS = {
     "tiny": dict(block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
@@ -52,7 +59,8 @@ class CandidatesBenchmark:
 
 
 def run(config: CandidatesBenchmark) -> dict[str, Any]:
-    """Returns: {"model", "size", "candidates", "ratio", "floor", "shared" and "separate" (seconds per turn), "parts" {name: seconds}, "threads"}.
+    """Returns: {"model", "size", "candidates", "steps", "device", "threads", and per clock, "wall" and on a CPU "cpu": {"ratio", "floor",
+    "shared" and "separate" (seconds per turn), "parts" {name: seconds}}}.
 
     Raises: ValueError for numbers that do not fit.
     """
@@ -73,25 +81,33 @@ def run(config: CandidatesBenchmark) -> dict[str, Any]:
     def make(seeds: list[int], progress: Callable[[int, int], None] | None = None) -> torch.Tensor:
         return generate_candidates(vae, unet, real, mask, seeds, steps=config.steps, progress=progress)
 
-    shared, separate = [], []
+    turns = []
     with tqdm(total=2 * config.candidates * config.repeats + 1, desc="Benchmark", unit="candidate", file=sys.stderr) as bar:
         make([0])
         bar.update()
         for _ in range(config.repeats):
-            turns = _Turns(make, config, bar)
-            together = make(turns.seeds, turns.after)
-            if not torch.equal(together, torch.cat(turns.alone)):
+            turns.append(_Turns(make, config, bar))
+            together = make(turns[-1].seeds, turns[-1].after)
+            if not torch.equal(together, torch.cat(turns[-1].alone)):
                 raise RuntimeError("candidates must be the same alone and together, got others. This is a defect: report it.")
-            shared.append(turns.shared)
-            separate.append(turns.separate)
     parts = _parts(vae, unet, real, mask, config)
-    encoders = parts["encode"] + parts["conditional encode"]
-    one = sum(parts.values())
-    return {
-        "model": config.model, "size": config.size, "candidates": config.candidates, "steps": config.steps, "device": config.device,
-        "threads": torch.get_num_threads(), "ratio": statistics.median(map(float.__truediv__, shared, separate)),
-        "floor": 1 - encoders * (1 - 1 / config.candidates) / one, "shared": shared, "separate": separate, "parts": parts,
-    }  # fmt: skip
+    result = {name: getattr(config, name) for name in ("model", "size", "candidates", "steps", "device")}
+    result["threads"] = torch.get_num_threads()
+    for index, clock in enumerate(CLOCKS if config.device == "cpu" else ("wall",)):
+        seconds = {name: values[index] for name, values in parts.items()}
+        saved = sum(seconds[name] for name in SHARED) * (1 - 1 / config.candidates)
+        result[clock] = {
+            "ratio": statistics.median(turn.shared[index] / turn.separate[index] for turn in turns),
+            "floor": 1 - saved / sum(seconds.values()),
+            "shared": [turn.shared[index] for turn in turns], "separate": [turn.separate[index] for turn in turns], "parts": seconds,
+        }  # fmt: skip
+    return result
+
+
+def _now(device: str) -> np.ndarray:
+    """Both clocks, in seconds."""
+    _synchronize(device)
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 class _Turns:
@@ -100,17 +116,18 @@ class _Turns:
     def __init__(self, make: Callable, config: CandidatesBenchmark, bar):
         self._make, self._device, self._bar = make, config.device, bar
         self.seeds = list(range(1, config.candidates + 1))
-        self.shared = self.separate = 0.0
+        self.shared, self.separate = np.zeros(len(CLOCKS)), np.zeros(len(CLOCKS))
         self.alone: list[Any] = []
-        _synchronize(self._device)
-        self._started = time.perf_counter()
+        self._started = _now(self._device)
 
     def after(self, done: int, total: int) -> None:
-        _synchronize(self._device)
-        self.shared += time.perf_counter() - self._started
-        self.separate += _seconds(lambda: self.alone.append(self._make([self.seeds[done - 1]])), self._device)
+        between = _now(self._device)
+        self.alone.append(self._make([self.seeds[done - 1]]))
+        end = _now(self._device)
+        self.shared += between - self._started
+        self.separate += end - between
         self._bar.update(2)
-        self._started = time.perf_counter()
+        self._started = _now(self._device)
 
 
 def _models(config: CandidatesBenchmark):
@@ -135,37 +152,55 @@ def _models(config: CandidatesBenchmark):
     return torch.nn.Module.to(vae, config.device), unet
 
 
-def _parts(vae, unet, real, mask, config: CandidatesBenchmark) -> dict[str, float]:
-    """Seconds of what one candidate is made of, each part by itself."""
+def _parts(vae, unet, real, mask, config: CandidatesBenchmark) -> dict[str, list[float]]:
+    """Seconds, by both clocks, of what one candidate is made of, each part by itself."""
     import torch
 
     from ..common.masks import mask_to_latent
     from ..diffusion import sample_generators, sample_latents
+    from ..diffusion.packed import PackedConvolutions
 
     real, mask = real.to(config.device), mask.to(config.device)
+
+    def seconds(call: Callable) -> np.ndarray:
+        started = _now(config.device)
+        call()
+        return _now(config.device) - started
+
     with torch.no_grad():
         latent = vae.encode(real).latent_dist.mode()
         condition = vae.encode_condition(real, mask)
         small = mask_to_latent(mask, latent.shape[-2:])
-        calls = {
-            "encode": lambda: vae.encode(real),
-            "conditional encode": lambda: vae.encode_condition(real, mask),
-            f"UNet, {config.steps} steps": lambda: sample_latents(unet, latent, small, steps=config.steps, generator=sample_generators(0, 1)),
-            "decode": lambda: vae.decode(latent, condition),
+
+        def sample(steps: int = config.steps) -> None:
+            sample_latents(unet, latent, small, steps=steps, generator=sample_generators(0, 1))
+
+        def packing() -> np.ndarray:
+            with PackedConvolutions(unet):
+                return seconds(lambda: sample(1)) - seconds(lambda: sample(1))
+
+        with PackedConvolutions(unet):
+            sample(1)
+            measured = {f"UNet, {config.steps} steps": [seconds(sample) for _ in range(PART_RUNS)]}
+        measured |= {
+            "encode": [seconds(lambda: vae.encode(real)) for _ in range(PART_RUNS)],
+            "conditional encode": [seconds(lambda: vae.encode_condition(real, mask)) for _ in range(PART_RUNS)],
+            "order of weights": [packing() for _ in range(PART_RUNS)],
+            "decode": [seconds(lambda: vae.decode(latent, condition)) for _ in range(PART_RUNS)],
         }
-        return {name: statistics.median(_seconds(call, config.device) for _ in range(PART_RUNS)) for name, call in calls.items()}
+    return {name: np.maximum(np.median(values, axis=0), 0).tolist() for name, values in measured.items()}
 
 
 def table(result: dict[str, Any]) -> str:
     """Shares of the parts of one candidate, and the ratio beside its floor, as text."""
     from ..evaluation.tables import number, text_table
 
-    one = sum(result["parts"].values())
-    rows = [[name, number(seconds / one)] for name, seconds in result["parts"].items()]
-    title = f"{result['candidates']} candidates at once, to as many separate ones"
-    return text_table(
-        [f"{result['model']} {result['size']} px", "time ×"], [*rows, ["floor", number(result["floor"])], [title, number(result["ratio"])]]
-    )
+    clocks = [clock for clock in CLOCKS if clock in result]
+    names = result["wall"]["parts"]
+    rows = [[name, *(number(result[clock]["parts"][name] / sum(result[clock]["parts"].values())) for clock in clocks)] for name in names]
+    rows.append(["floor", *(number(result[clock]["floor"]) for clock in clocks)])
+    rows.append([f"{result['candidates']} candidates at once, to as many separate ones", *(number(result[clock]["ratio"]) for clock in clocks)])
+    return text_table([f"{result['model']} {result['size']} px", *(f"{clock} time ×" for clock in clocks)], rows)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..diffusion.conditioned import Conditioned, Size
+from ..diffusion.packed import PackedConvolutions
 from ..diffusion.sampler import STEPS, Progress, sample_generators
 
 DIRECTION = "invert"
@@ -53,7 +54,7 @@ def generate_candidates(
     [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted.
     seeds: one whole number per candidate (see `candidate_seed`). steps, size, keep_detail, device: as in `harmonize`.
     paste_background: outside the mask a candidate is then the real image, bit for bit.
-    The real image's latent and condition are computed once. Candidate j depends on seeds[j] only, bit for bit, whatever the other
+    The real image's latent and condition are computed once, and the UNet's weights are brought into the CPU's order once. Candidate j depends on seeds[j] only, bit for bit, whatever the other
     seeds (on a CPU: at the same number of threads). progress: called with (candidates done, candidates).
     Returns: [K, 3, H, W], real's dtype and device, -1..1.
     Raises: ValueError for models of the other direction, shapes, ranges or options that do not fit; RuntimeError when a result is not
@@ -94,8 +95,14 @@ def draw_candidates(
     if len(seeds) < 1:
         raise ValueError("seeds must be at least one, got none. Pass a seed for each candidate.")
     generators = sample_generators(list(seeds), len(seeds))
-    # one at a time: in a larger batch the same sums are taken in another order
-    return (conditioned.draw([generator], steps=steps) for generator in generators)
+    packed = PackedConvolutions(unet)
+
+    def draw(generator: torch.Generator) -> torch.Tensor:
+        with packed:
+            # one at a time: in a larger batch the same sums are taken in another order
+            return conditioned.draw([generator], steps=steps)
+
+    return map(draw, generators)
 
 
 def check_inverse(model: torch.nn.Module, name: str) -> None:
