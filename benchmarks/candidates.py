@@ -32,8 +32,8 @@ PART_RUNS = 3
 CLOCKS = ("wall", "cpu")
 SHARED = ("encode", "conditional encode", "order of weights")
 UNETS = {
-    "tiny": dict(block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
+    "tiny": dict(block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=64,
+                 down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
     "sd": dict(cross_attention_dim=768),
 }  # fmt: skip
 
@@ -199,7 +199,8 @@ def table(result: dict[str, Any]) -> str:
     names = result["wall"]["parts"]
     rows = [[name, *(number(result[clock]["parts"][name] / sum(result[clock]["parts"].values())) for clock in clocks)] for name in names]
     rows.append(["floor", *(number(result[clock]["floor"]) for clock in clocks)])
-    rows.append([f"{result['candidates']} candidates at once, to as many separate ones", *(number(result[clock]["ratio"]) for clock in clocks)])
+    title = f"{result['candidates']} candidates at once, to as many separate ones"
+    rows.append([title, *(number(result[clock]["ratio"]) for clock in clocks)])
     return text_table([f"{result['model']} {result['size']} px", *(f"{clock} time ×" for clock in clocks)], rows)
 
 

@@ -25,7 +25,8 @@ def claim(folder: Path, settings: Mapping[str, Any], name: str = SETTINGS) -> No
         found = read_json(file)
         for key, value in settings.items():
             if found.get(key) != value:
-                raise ValueError(f"{key} must be {found.get(key)!r} to go on in {folder}, got {value!r}. Choose another --out, or delete the folder.")
+                before = found.get(key)
+                raise ValueError(f"{key} must be {before!r} to go on in {folder}, got {value!r}. Choose another --out, or delete the folder.")
         return
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -55,7 +55,7 @@ def choose_numbers(seed: int, image: str, mask: str, candidates: int, count: int
     More numbers keep the fewer. Raises: ValueError when there are not so many candidates.
     """
     if count > candidates:
-        raise ValueError(f"candidates must be at least the {count} that are added per pair, got {candidates}. Raise --candidates, or lower --gamma.")
+        raise ValueError(f"candidates must be at least the {count} added per pair, got {candidates}. Raise --candidates, or lower --gamma.")
     ranked = sorted(range(1, candidates + 1), key=lambda k: (name_hash("choice", seed, image, mask, k), k))
     return sorted(ranked[:count])
 
@@ -85,14 +85,16 @@ def augment(
     per_pair = added_per_pair(gamma, len(sources), composites)
     wanted = [Wanted(source, choose_numbers(seed, source.image, source.mask, candidates, per_pair)) for source in sources]
     if out.exists() and out.samefile(data):
-        raise ValueError(f"--out must be another folder than the data set's, whose composites it would mix with, got {out}. Choose another.")
+        raise ValueError(f"--out must be another folder than the data set's, which keeps its own composites, got {out}. Choose another.")
     settings = {"gamma": str(_exact(gamma)), "candidates": candidates, "per_pair": per_pair, "choice": seed}
     result: dict[str, Any] = {"pairs": len(sources), "composites": composites, "gamma": float(_exact(gamma)), "per_pair": per_pair}
     if from_candidates is not None:
         names, missing = on_main(lambda: _place_chosen(from_candidates, out, wanted, settings, skip=on_bad_image == "skip"))
         result["missing"] = missing
     else:
-        made = make_candidates(data, out, wanted, recipe, folder=COMPOSITES, manifest=AUGMENTATION, on_bad_image=on_bad_image, settings=settings)
+        made = make_candidates(
+            data, out, wanted, recipe, folder=COMPOSITES, manifest=AUGMENTATION, on_bad_image=on_bad_image, settings=settings
+        )
         result |= {"made": made.made, "found": made.found, "bad_images": made.bad}
         chosen = {(source.mask_path, k) for source, ks in wanted for k in ks}
         names = [entry.file_name for entry in made.entries if (entry.mask, entry.k) in chosen]
@@ -115,8 +117,8 @@ def _place_chosen(folder: Path, out: Path, wanted: Sequence[Wanted], settings: d
                 continue
             if record is None:
                 raise ValueError(
-                    f"{folder / MANIFEST} must name candidate {k} of {source.mask_path}, got none. Make candidates 1 to {settings['candidates']} "
-                    "of every pair of the list with diffharmony generate."
+                    f"{folder / MANIFEST} must name candidate {k} of {source.mask_path}, got none. Make candidates 1 to "
+                    f"{settings['candidates']} of every pair of the list with diffharmony generate."
                 )
             chosen.append((source, record))
     out.mkdir(parents=True, exist_ok=True)

@@ -54,8 +54,9 @@ def generate_candidates(
     [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted.
     seeds: one whole number per candidate (see `candidate_seed`). steps, size, keep_detail, device: as in `harmonize`.
     paste_background: outside the mask a candidate is then the real image, bit for bit.
-    The real image's latent and condition are computed once, and the UNet's weights are brought into the CPU's order once. Candidate j depends on seeds[j] only, bit for bit, whatever the other
-    seeds (on a CPU: at the same number of threads). progress: called with (candidates done, candidates).
+    The real image's latent and condition are computed once, and the UNet's weights are brought into the CPU's order once. Candidate j
+    depends on seeds[j] only, bit for bit, whatever the other seeds (on a CPU: at the same number of threads).
+    progress: called with (candidates done, candidates).
     Returns: [K, 3, H, W], real's dtype and device, -1..1.
     Raises: ValueError for models of the other direction, shapes, ranges or options that do not fit; RuntimeError when a result is not
     finite. Source: SPEC §4.
@@ -88,10 +89,12 @@ def draw_candidates(
     check_inverse(vae, "vae")
     check_inverse(unet, "unet")
     conditioned = Conditioned(
-        vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True, keep_detail=keep_detail, device=device, name="real"
+        vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True, keep_detail=keep_detail, device=device,
+        name="real",
     )  # fmt: skip
     if conditioned.original.shape[0] != 1:
-        raise ValueError(f"real and mask must be one image and one mask, got a batch of {conditioned.original.shape[0]}. Pass them one by one.")
+        batch = conditioned.original.shape[0]
+        raise ValueError(f"real and mask must be one image and one mask, got a batch of {batch}. Pass them one by one.")
     if len(seeds) < 1:
         raise ValueError("seeds must be at least one, got none. Pass a seed for each candidate.")
     generators = sample_generators(list(seeds), len(seeds))
@@ -109,4 +112,4 @@ def check_inverse(model: torch.nn.Module, name: str) -> None:
     """Refuse a model that was trained to harmonize; one without `.direction` passes. Raises: ValueError. Source: SPEC §4."""
     direction = getattr(model, "direction", None)
     if direction not in (None, DIRECTION):
-        raise ValueError(f"{name} must be of direction {DIRECTION!r}, got {direction!r}. Load the model that was trained with --direction invert.")
+        raise ValueError(f"{name} must be of direction {DIRECTION!r}, got {direction!r}. Load one that was trained with --direction {DIRECTION}.")

@@ -54,8 +54,8 @@ class RecipeOptions:
 class GenerateConfig(RecipeOptions):
     """Make composites out of real photographs: K candidates for every real image and mask.
 
-    Writes <out>/<subset>/cand_composite_images/<image>_<mask>_<k>.png, real images and masks beside them (hard links where the disk allows),
-    and <out>/candidates.jsonl, one line per candidate. Candidates that are there are left: a killed run goes on, and more --candidates
+    Writes <out>/<subset>/cand_composite_images/<image>_<mask>_<k>.png, real images and masks beside them (hard links where the disk
+    allows), and <out>/candidates.jsonl, one line per candidate. Candidates that are there are left: a killed run goes on, and more --candidates
     are added. Each has a seed of its own, so that it comes out the same alone, in any order and on any number of processes.
 
     Examples:
@@ -112,8 +112,8 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
         wanted = [Wanted(source, ks) for source, ks in only_named(config.only, sources)]
     made = make_candidates(config.data, config.out, wanted, recipe_of(config), on_bad_image=config.on_bad_image)
     return {
-        "command": "generate", "out": str(config.out), "pairs": len(wanted), "wanted": sum(len(item.ks) for item in wanted), "made": made.made,
-        "found": made.found, "candidates": len(made.entries), "bad_images": made.bad,
+        "command": "generate", "out": str(config.out), "pairs": len(wanted), "wanted": sum(len(item.ks) for item in wanted),
+        "made": made.made, "found": made.found, "candidates": len(made.entries), "bad_images": made.bad,
     }  # fmt: skip
 
 

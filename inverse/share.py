@@ -104,7 +104,9 @@ def make_share(
 class _Pair:
     """One job at work."""
 
-    def __init__(self, source: Source, job: Job, pictures: _Pictures, where: Place, recipe: Recipe, described: dict[str, Any], journal: Journal, bar):
+    def __init__(
+        self, source: Source, job: Job, pictures: _Pictures, where: Place, recipe: Recipe, described: dict[str, Any], journal: Journal, bar
+    ):
         self._source, self._job, self._pictures = source, job, pictures
         self._where, self._recipe, self._described, self._journal, self._bar = where, recipe, described, journal, bar
 
@@ -121,7 +123,8 @@ class _Pair:
         seeds = [self._seed(k) for k in make]
         recipe = self._recipe
         real, mask = self._pictures.real, self._pictures.mask
-        for k, candidate in zip(make, draw_candidates(vae, unet, real, mask, seeds, steps=recipe.steps, size=recipe.size, device=recipe.device)):
+        drawn = draw_candidates(vae, unet, real, mask, seeds, steps=recipe.steps, size=recipe.size, device=recipe.device)
+        for k, candidate in zip(make, drawn):
             picture = tensor_to_pil(candidate)[0]
             path = self._path(k)
             with written_whole(path) as temporary:

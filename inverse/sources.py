@@ -50,7 +50,7 @@ def listed_sources(root: Path, list_file: str, folders: Folders, limit: int | No
         folder = os.path.relpath(os.path.dirname(os.path.dirname(pair.real)), root)
         subset = "" if folder == os.curdir else Path(folder).as_posix()
         if subset.split("/")[0] == os.pardir:
-            raise ValueError(f"{list_file} must name composites in the data set's folder, got {pair.composite}, outside of {root}. Mend the list.")
+            raise ValueError(f"{list_file} must name composites in {root}, got {pair.composite}, which lies outside. Mend the list.")
         composites[subset, pair.composite.stem] = subset, image, mask
         found.setdefault((subset, image, mask), Source(subset, image, mask, pair.real, pair.mask))
     kept = dict(itertools.islice(found.items(), limit))
@@ -75,7 +75,8 @@ def folder_sources(root: Path, folders: Folders) -> list[Source]:
                     source = _source(root, subset, stem, suffix, folders)
                     found.setdefault((source.subset, source.image, source.mask), source)
     if not found:
-        raise FileNotFoundError(f"masks must lie in <subset>/{MASKS} beside <subset>/{REALS}, looked in {root.resolve()}. Check --data, or pass --list.")
+        looked = f"looked in {root.resolve()}"
+        raise FileNotFoundError(f"masks must lie in <subset>/{MASKS} beside <subset>/{REALS}, {looked}. Check --data, or pass --list.")
     return list(found.values())
 
 
@@ -93,7 +94,8 @@ def list_path(root: Path, list_file: str) -> str:
 
 
 def only_named(names: Iterable[str], sources: Sequence[Source]) -> list[tuple[Source, list[int]]]:
-    """Those of the pairs, in their order, that composites of these names are of, and the numbers named. A name may have its folders before it.
+    """Those of the pairs, in their order, that composites of these names are of, and the numbers named. A name may have its folders before
+    it.
 
     Raises: ValueError for a name that is no composite's, or whose pair there is not.
     """

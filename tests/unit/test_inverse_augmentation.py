@@ -136,7 +136,7 @@ def test_candidates_that_were_made_before_are_placed(models, data, made, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--gamma", "2", "--candidates", "3"], "candidates must be at least the 4 that are added per pair, got 3"),
+        (["--gamma", "2", "--candidates", "3"], "candidates must be at least the 4 added per pair, got 3"),
         (["--gamma", "0"], "gamma must be a number above 0, got 0.0"),
         (["--gamma", "0.5"], "gamma must be '1' to go on in"),
         (["--candidates", "7"], "candidates must be 4 to go on in"),

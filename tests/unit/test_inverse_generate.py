@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from diffharmony.__main__ import main
@@ -174,7 +175,8 @@ def test_a_folder_without_composites_is_filled_in_its_place(models, whole, tmp_p
     mask.unlink()
     made = contents(root)
     assert before.items() <= made.items()
-    assert {name: data for name, data in made.items() if CANDIDATES in name} == {n: d for n, d in contents(whole).items() if CANDIDATES in n}
+    pictures = [{path: data for path, data in found.items() if CANDIDATES in path} for found in (made, contents(whole))]
+    assert pictures[0] == pictures[1]
     assert len(read_manifest(root / "candidates.jsonl")) == K * len(PAIRS)
 
 
@@ -229,6 +231,15 @@ def test_every_process_refuses_before_any_writes(runs, models, data, whole, tmp_
     assert contents(out) == before
 
 
+def test_a_folder_is_filled_by_one_run_at_a_time(models, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    with FileLock(out / ".lock"):
+        assert main(command("generate", models, data, out)) == 1
+    assert "--out must be used by one run at a time, got" in capsys.readouterr().err
+    assert contents(out) == {}
+
+
 def test_candidates_of_another_origin_are_refused(models, data, tmp_path, capsys):
     foreign = tmp_path / "out" / "HCOCO" / CANDIDATES / "a1_1_1.png"
     foreign.parent.mkdir(parents=True)
@@ -254,7 +265,8 @@ def test_bad_images_stop_or_are_left_out_and_counted(models, data, tmp_path, cap
     bad = printed(capsys)["bad_images"]
     whys = {path.rpartition("/")[2]: why for path, why in bad.items()}
     assert set(whys) == {"a1_2.png", "with_line.png", "größe 3_7.png", "größe 3_x y.png"}
-    assert "must have foreground" in whys["größe 3_7.png"] and "must have its real image's size (52, 40), got (9, 9)" in whys["größe 3_x y.png"]
+    assert "must have foreground" in whys["größe 3_7.png"]
+    assert "must have its real image's size (52, 40), got (9, 9)" in whys["größe 3_x y.png"]
     assert len(read_manifest(tmp_path / "other" / "candidates.jsonl")) == K
 
 
@@ -272,7 +284,7 @@ def test_pairs_of_a_list_and_of_a_folder(data, tmp_path):
     with pytest.raises(ValueError, match="mask must be named <image>_<mask>.png, got .*unnumbered.png"):
         folder_sources(tmp_path, Folders())
     (tmp_path / "outside.txt").write_text("../composite_images/a_1_1.png\n")
-    with pytest.raises(ValueError, match="must name composites in the data set's folder"):
+    with pytest.raises(ValueError, match="must name composites in .*, which lies outside"):
         listed_sources(tmp_path, "outside.txt", Folders())
     with pytest.raises(FileNotFoundError, match="masks must lie in"):
         folder_sources(tmp_path / "masks", Folders())
