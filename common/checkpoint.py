@@ -100,7 +100,7 @@ def write_checkpoint(
         metadata["diffharmony.prediction_type"] = prediction_type
     if training is not None:
         metadata["diffharmony.training"] = json.dumps(training)
-    with written_whole(path) as temporary:
+    with written_whole(path, failures=(SafetensorError,)) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 
 

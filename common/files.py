@@ -12,15 +12,20 @@ from typing import Any
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def written_whole(path: str | os.PathLike, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it on success, so that it appears whole or not at all.
 
-    Raises: FileNotFoundError when the folder of `path` does not exist.
+    failures: what the block raises, besides the system's own errors, when the file cannot be written.
+    Raises: FileNotFoundError when the folder of `path` does not exist; PermissionError when it cannot be written to; OSError when
+    the file cannot be written whole, as on a full disk.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder of {path.name!r} must exist, looked in {path.parent.resolve()}. Create it first.")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise _not_writable(path.parent, f"folder of {path.name!r}", error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,8 +34,18 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except (OSError, *failures) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # one of ours, which says what to do
+        raise not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    """What to raise for an error in writing a file: the system's own names no file."""
+    reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+    return OSError(f"{path} must be written whole, got an error ({reason}). Free space there, or choose another place.")
 
 
 def make_folder(path: Path, name: str) -> None:
@@ -56,7 +71,11 @@ def check_writable(folder: Path, name: str) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise PermissionError(f"{name} must be one that can be written to, got {folder} ({error.strerror}). Choose another.") from error
+        raise _not_writable(folder, name, error) from error
+
+
+def _not_writable(folder: Path, name: str, error: OSError) -> PermissionError:
+    return PermissionError(f"{name} must be one that can be written to, got {folder} ({error.strerror}). Choose another.")
 
 
 def read_json(path: Path) -> dict[str, Any]:

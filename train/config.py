@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ..common.files import check_folder
+
 Direction = Literal["harmonize", "invert"]
 
 
@@ -157,7 +159,8 @@ FREE = {
 def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
     """Check the shared fields and the trainer's own `ranges`.
 
-    Raises: ValueError for the first field that cannot work, with what must hold.
+    Raises: ValueError for the first field that cannot work, with what must hold; PermissionError for a run.out that cannot be
+    written to.
     """
     if not config.data.roots:
         raise ValueError("data.roots must name at least one folder, got none. Pass --data.roots FOLDER.")
@@ -183,6 +186,8 @@ def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
         raise ValueError(
             f"run.tracker must be one that is installed, or none, got {config.run.tracker!r}. Install it: pip install {config.run.tracker}"
         )
+    if os.environ.get("RANK", "0") == "0":  # the process that writes
+        check_folder(config.run.out, "run.out")
     if not config.dry_run:
         from .processes import check_accelerate
 

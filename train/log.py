@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..common.checkpoint import written_whole
+from ..common.files import not_written, written_whole
 from .config import RunConfig
 from .curves import draw_curve, smoothed
 
@@ -132,8 +132,11 @@ class RunLog:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         if self.accelerator.is_main_process and rows:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("".join(json.dumps(row) + "\n" for row in rows))
+            except OSError as error:
+                raise not_written(self.path, error) from error
 
     def _wandb_id(self) -> str | None:
         """The name that wandb knows this folder's run by, so that a killed one goes on there too."""

@@ -116,51 +116,50 @@ def _fit(
     losses, log = Losses(accelerator, optim.accumulation), RunLog(run, accelerator, step)
     overflows = Overflows(accelerator)
     look_every = 1 if accelerator.device.type == "cpu" else run.log_every
-    progress = tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, unit="step", dynamic_ncols=True)
     started, part = time.monotonic(), 0
     loader = make_loader(dataset, batches, workers, accelerator.device)
-    for batch in loader:
-        # randomness that is not a sample's own (dropout) depends on where the run is, not on when it was started
-        torch.manual_seed(_part_seed(run.seed, step, part, accelerator.process_index))
-        with accelerator.accumulate(prepared):
-            loss = prepared(batch)
-            losses.add(loss, batch["name"])
-            accelerator.backward(loss)
-            if accelerator.sync_gradients and optim.gradient_clip:
-                accelerator.clip_grad_norm_(prepared.parameters(), optim.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-        part += 1
-        if not accelerator.sync_gradients:
-            continue
-        step, part = step + 1, 0
-        if not overflows.skipped(step):
-            schedule.step()
-            weights.average()
-        losses.end_step(step, schedule.get_last_lr()[0])
-        progress.update()
-        show, measure, save = (
-            step % every == 0 or step == steps for every in (run.sample_every, run.validate_every, run.save_every)
-        )
-        if not (show or measure or save or step % look_every == 0):
-            continue
-        log.steps(losses.take())
-        progress.set_postfix(loss=f"{log.smooth:.5f}", refresh=False)
-        if validation is not None and measure:
-            log.validation(step, validate(validation, weights, accelerator))
-        if show:
-            with weights.shown(averaged=True) as shown:
-                if shown is not None and accelerator.is_main_process:
-                    log.sheet(step, shown.sheet())
-        if save:
-            training = {**summary, "step": step, "loss": log.smooth, "seconds": round(time.monotonic() - started, 1)}
-            weights.save(run.out / task.checkpoint_name, training)
-            state = collect(step, *parts, keep=accelerator.is_main_process)
-            if accelerator.is_main_process:
-                write_state(run.out, state, run.keep_last)
-        if show or save:
-            accelerator.wait_for_everyone()
-    progress.close()
+    with tqdm(total=steps, initial=step, disable=not accelerator.is_main_process, unit="step", dynamic_ncols=True) as progress:
+        for batch in loader:
+            # randomness that is not a sample's own (dropout) depends on where the run is, not on when it was started
+            torch.manual_seed(_part_seed(run.seed, step, part, accelerator.process_index))
+            with accelerator.accumulate(prepared):
+                loss = prepared(batch)
+                losses.add(loss, batch["name"])
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and optim.gradient_clip:
+                    accelerator.clip_grad_norm_(prepared.parameters(), optim.gradient_clip)
+                optimizer.step()
+                optimizer.zero_grad()
+            part += 1
+            if not accelerator.sync_gradients:
+                continue
+            step, part = step + 1, 0
+            if not overflows.skipped(step):
+                schedule.step()
+                weights.average()
+            losses.end_step(step, schedule.get_last_lr()[0])
+            progress.update()
+            show, measure, save = (
+                step % every == 0 or step == steps for every in (run.sample_every, run.validate_every, run.save_every)
+            )
+            if not (show or measure or save or step % look_every == 0):
+                continue
+            log.steps(losses.take())
+            progress.set_postfix(loss=f"{log.smooth:.5f}", refresh=False)
+            if validation is not None and measure:
+                log.validation(step, validate(validation, weights, accelerator))
+            if show:
+                with weights.shown(averaged=True) as shown:
+                    if shown is not None and accelerator.is_main_process:
+                        log.sheet(step, shown.sheet())
+            if save:
+                training = {**summary, "step": step, "loss": log.smooth, "seconds": round(time.monotonic() - started, 1)}
+                weights.save(run.out / task.checkpoint_name, training)
+                state = collect(step, *parts, keep=accelerator.is_main_process)
+                if accelerator.is_main_process:
+                    write_state(run.out, state, run.keep_last)
+            if show or save:
+                accelerator.wait_for_everyone()
     skipped = _skipped(loader, dataset)
     loss = None if math.isnan(log.smooth) else log.smooth
     return {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss, "skipped": skipped}

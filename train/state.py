@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ def write_state(out: Path, state: dict[str, Any], keep: int) -> None:
     """Write `<out>/state/step-<n>.pt`, and drop all but the newest `keep` up to it."""
     folder = out / "state"
     folder.mkdir(exist_ok=True)
-    with written_whole(folder / f"step-{state['step']:08d}.pt") as temporary:
-        torch.save(state, temporary)
+    with written_whole(folder / f"step-{state['step']:08d}.pt", failures=(RuntimeError,)) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
+        os.fsync(file.fileno())  # the one before it is dropped now: a power cut must not take both
     # later ones could not be read when this run began: they go once their step is reached again, and stand in for none
     for old in [path for path in _states(out) if _step(path) <= state["step"]][:-keep]:
         old.unlink(missing_ok=True)
