@@ -83,11 +83,11 @@ class RunConfig:
     samples: int = 6
     """Images on a sample sheet."""
     validation_list: str | None = None
-    """List file, in the first of data.roots, of the images that validation measures loss and PSNR on. None: no validation."""
+    """List file, in one or more of data.roots, of the images that validation measures loss and PSNR on. None: no validation."""
     validate_every: int = 500
     """Steps between validations."""
     validation_images: int = 32
-    """Images that a validation measures, spread evenly over its list."""
+    """Images that a validation measures, spread evenly over all that are listed."""
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where curves and sample sheets go besides log.jsonl, loss.png and samples/. WANDB_MODE=offline keeps wandb's on this machine."""
     log_every: int = 10

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .config import OptimConfig, RunConfig, planned_steps
-from .data import CounterBatches, make_loader
+from .data import BatchLoader, CounterBatches, make_loader
 from .folder import hold, let_go
 from .log import Losses, Overflows, RunLog
 from .processes import accelerated, agreed_path, on_main, processes
@@ -108,7 +108,8 @@ def _fit(
     prepared, optimizer = accelerator.prepare(task, optimizer)
     weights.begin(prepared, optimizer, optim.ema_decay)
     parts = (weights.placement, schedule, weights.ema, accelerator.scaler)
-    step = _restore(run, parts, steps)
+    before = _restore(run, parts, steps, len(dataset))
+    step, skipped = before["step"], set(before["skipped"])
     batches = CounterBatches(
         batch_size=optim.batch_size, steps=steps, first_step=step, accumulation=optim.accumulation,
         rank=accelerator.process_index, processes=accelerator.num_processes,
@@ -155,38 +156,46 @@ def _fit(
             if save:
                 training = {**summary, "step": step, "loss": log.smooth, "seconds": round(time.monotonic() - started, 1)}
                 weights.save(run.out / task.checkpoint_name, training)
-                state = collect(step, *parts, keep=accelerator.is_main_process)
+                skipped |= _skipped(loader, dataset)
+                state = {
+                    **collect(step, *parts, keep=accelerator.is_main_process), "images": len(dataset), "skipped": sorted(skipped),
+                }  # fmt: skip
                 if accelerator.is_main_process:
                     write_state(run.out, state, run.keep_last)
             if show or save:
                 accelerator.wait_for_everyone()
-    skipped = _skipped(loader, dataset)
+    if skipped:
+        logger.warning("skipped %d bad images of the data set, the first: %s", len(skipped), min(skipped))
     loss = None if math.isnan(log.smooth) else log.smooth
-    return {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss, "skipped": skipped}
+    return {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss, "skipped": sorted(skipped)}
 
 
-def _restore(run: RunConfig, parts: tuple, steps: int) -> int:
-    """Go on from the newest state, the same in every process. Returns its step, 0 without one."""
+def _restore(run: RunConfig, parts: tuple, steps: int, images: int) -> dict[str, Any]:
+    """Go on from the newest state, the same in every process. Returns what it tells besides: "step" and "skipped", 0 and none without
+    a state."""
     path = agreed_path(on_main(lambda: newest_state(run.out)))
-    step = read_state(path, *parts) if path else 0
-    if step > steps:
+    state = {"step": 0, "skipped": [], "images": images, **(read_state(path, *parts) if path else {})}
+    if state["step"] > steps:
         raise ValueError(
-            f"optim.steps must be at least the {step} that the run in {run.out} has taken, got {steps}. Ask for more, or choose another run.out."
+            f"optim.steps must be at least the {state['step']} that the run in {run.out} has taken, got {steps}. Ask for more, or choose "
+            "another run.out."
         )
-    on_main(lambda: clear_log_after(run.out / "log.jsonl", step))
+    on_main(lambda: clear_log_after(run.out / "log.jsonl", state["step"]))
     if path and processes().is_main_process:
         logger.info("resuming from %s", path)
-    return step
+        if state["images"] != images:
+            logger.warning(
+                "the data set has %d images, %d when the run was left: it goes on, but not to the weights that it would have come to.",
+                images, state["images"],
+            )  # fmt: skip
+    return state
 
 
 def _part_seed(seed: int, step: int, part: int, process: int) -> int:
     return int(np.random.SeedSequence((seed, step, part, process)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _skipped(loader, dataset: Dataset) -> list[str]:
-    """The bad images that were passed over, in any process."""
+def _skipped(loader: BatchLoader, dataset: Dataset) -> set[str]:
+    """The bad images that were passed over since this process was started, in any process."""
     paths = [str(path) for path in loader.skipped] + [str(path) for path, _ in getattr(dataset, "skipped", ())]
-    skipped = sorted(set(gather_object(paths)))
-    if skipped:
-        logger.warning("skipped %d bad images of the data set, the first: %s", len(skipped), skipped[0])
-    return skipped
+    return set(gather_object(paths))

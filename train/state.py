@@ -72,8 +72,8 @@ def check_whole(path: Path) -> None:
     torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def read_state(path: Path, placement: Placement, schedule, ema, scaler=None) -> int:
-    """Load a state into the given objects, spread as they are, and return its step. Raises: ValueError when it is another
+def read_state(path: Path, placement: Placement, schedule, ema, scaler=None) -> dict[str, Any]:
+    """Load a state into the given objects, spread as they are, and return what is left of it. Raises: ValueError when it is another
     model's."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     shapes = [list(tensor.shape) for tensor in state["parameters"]]
@@ -88,7 +88,7 @@ def read_state(path: Path, placement: Placement, schedule, ema, scaler=None) -> 
     ema.shadow_params = averages
     if scaler is not None and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
-    return state["step"]
+    return {name: value for name, value in state.items() if name in ("step", "images", "skipped")}
 
 
 def clear_log_after(path: Path, step: int) -> None:
@@ -107,8 +107,10 @@ def clear_log_after(path: Path, step: int) -> None:
 
 
 def _states(out: Path) -> list[Path]:
-    return sorted((out / "state").glob("step-*.pt"), key=_step)
+    # other files, such as a copy that somebody made, are left alone
+    return sorted((path for path in (out / "state").glob("step-*.pt") if _step(path) is not None), key=_step)
 
 
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
+def _step(path: Path) -> int | None:
+    number = path.stem.removeprefix("step-")
+    return int(number) if number.isdecimal() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,15 @@ class Validation:
 
 
 def validation_of(config: TrainingConfig) -> Validation | None:
-    """The validation that `config` asks for: whole images of `run.validation_list` in the first root. Raises as the dataset does."""
-    run = config.run
+    """The validation that `config` asks for: whole images of `run.validation_list` in each root that has it. Raises as the dataset
+    does; FileNotFoundError when no root has it."""
+    run, roots = config.run, config.data.roots
     if run.validation_list is None:
         return None
+    # a path of its own names one file, whose images are the first root's
+    holding = () if Path(run.validation_list).is_absolute() else tuple(root for root in roots if (root / run.validation_list).is_file())
     data = replace(
-        config.data, roots=config.data.roots[:1], weights=(), list_file=run.validation_list, list_files=(), sizes=(), min_crop=1.0,
+        config.data, roots=holding or roots[:1], weights=(), list_file=run.validation_list, list_files=(), sizes=(), min_crop=1.0,
         flip=False, on_bad_image="stop",
     )  # fmt: skip
     part = config.optim.batch_size // config.optim.accumulation

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import nn
 
 from diffharmony.common.checkpoint import read_checkpoint
-from diffharmony.tests.unit.made_training import vae_command, vae_config, weights_of
+from diffharmony.tests.unit.made_training import make_pairs, vae_command, vae_config, weights_of
 from diffharmony.train import vae
 from diffharmony.train.config import OptimConfig, RunConfig
 from diffharmony.train.folder import UNFINISHED, clear_unfinished
@@ -222,3 +222,32 @@ def test_the_global_generator_is_where_it_was(tmp_path):
     assert states(tmp_path / "broken") == ["step-00000002.pt", "step-00000004.pt"]
     assert same(train("broken"), expected)
     assert not same(train("other", rate=0.0), expected)
+
+
+def test_bad_images_that_were_skipped_before_are_counted_too(tmp_path, base):
+    make_pairs(tmp_path / "data")
+    (tmp_path / "data" / "HCOCO" / "real_images" / "a1.png").write_text("no image")
+    config = vae_config(tmp_path / "data", base, tmp_path / "run")
+    config = replace(config, data=replace(config.data, on_bad_image="skip"))
+    first = vae.main(config)
+    assert first["skipped"] == [str(tmp_path / "data" / "HCOCO" / "real_images" / "a1.png")]
+    assert vae.main(config) == first
+
+
+def test_a_data_set_that_changed_is_told(tmp_path, base, caplog):
+    root = make_pairs(tmp_path / "data")
+    config = vae_config(root, base, tmp_path / "run")
+    vae.main(config)
+    lines = (root / "IHD_train.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (root / "IHD_train.txt").write_text("".join(lines[:-1]), encoding="utf-8")
+    vae.main(replace(config, optim=replace(config.optim, steps=6)))
+    assert "the data set has 5 images, 6 when the run was left" in caplog.text
+
+
+def test_files_beside_the_states_are_left_alone(root, base, tmp_path):
+    config = vae_config(root, base, tmp_path / "run")
+    vae.main(config)
+    for name in ("step-00000004 (1).pt", "step-best.pt"):
+        (tmp_path / "run" / "state" / name).write_text("")
+    assert vae.main(replace(config, optim=replace(config.optim, steps=6)))["steps"] == 6
+    assert states(tmp_path / "run") == ["step-00000004 (1).pt", "step-00000004.pt", "step-00000006.pt", "step-best.pt"]

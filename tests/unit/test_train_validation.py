@@ -15,6 +15,7 @@ from diffharmony.common.masks import mask_to_latent
 from diffharmony.diffusion import load_unet, sample_latents
 from diffharmony.diffusion.sampler import sample_generators
 from diffharmony.harmony_vae import load_harmony_vae, load_vae
+from diffharmony.tests.unit.made_pairs import write_pairs
 from diffharmony.tests.unit.made_training import unet_config, vae_config
 from diffharmony.train import unet, vae
 from diffharmony.train.curves import draw_curve, smoothed
@@ -82,6 +83,21 @@ class TestValidation:
         assert first.indices == [0, 1, 3, 4] and len(first.batches()) == 2
         assert all(torch.equal(first.batch([0, 3])[name], second.batch([0, 3])[name]) for name in ("composite", "mask", "seed"))
         assert validation_of(vae_config(root, base, tmp_path / "run")) is None
+
+    def test_each_root_that_has_the_list_takes_part(self, root, base, tmp_path):
+        write_pairs(tmp_path / "second", ["HCOCO/g1"])
+        write_pairs(tmp_path / "third", ["HCOCO/g2"], list_file="other.txt")
+        config = with_validation(vae_config(root, base, tmp_path / "run"))
+        config = replace(config, data=replace(config.data, roots=(tmp_path / "third", root, tmp_path / "second"), weights=(1.0, 2.0, 3.0)))
+        validation = validation_of(config)
+        measured = [validation.dataset.pairs[index].composite for index in validation.indices]
+        assert len(validation.dataset.pairs) == 8 and {path.relative_to(root).parts[0] for path in measured if path.is_relative_to(root)} == {"HCOCO", "HFlickr"}
+        assert any(path.is_relative_to(tmp_path / "second") for path in measured)
+        absolute = str(root / "IHD_train.txt")
+        alone = replace(config, run=replace(config.run, validation_list=absolute), data=replace(config.data, roots=(root, root), weights=()))
+        assert len(validation_of(alone).dataset.pairs) == 6
+        with pytest.raises(FileNotFoundError, match="list file 'none.txt' must exist, looked in .*third"):
+            validation_of(replace(config, run=replace(config.run, validation_list="none.txt")))
 
     def test_psnr(self):
         black, white = -torch.ones(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
