@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 
 from .files import check_writable, written_whole
 
+# What Pillow raises for files that are no images, damaged, or cut off.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -156,7 +158,7 @@ def open_image(path: str | os.PathLike, *, upright: bool = True) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             opened = ImageOps.exif_transpose(image) if upright else image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} must be a readable image, got an error ({error}). Copy or export it again.") from error
     if opened.mode == "F":
         raise ValueError(f"{path} must have 8 or 16 bits per channel, got floating values. Export it as PNG.")

@@ -15,6 +15,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
+from ..refinement import HarmonyRefinement
 from .harmonization import Size, check_directions, harmonize
 from .sampler import STEPS, Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file
@@ -65,13 +66,15 @@ class DiffHarmonyPipeline(DiffusionPipeline):
         conditional: bool | None = None,
         keep_detail: bool = True,
         tile: int | None = None,
+        refinement: HarmonyRefinement | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
         """Harmonize composites; options as for `harmonize`.
 
         composite: [B, 3, H, W] in [-1, 1], or one PIL image, or a list of them of one size. mask: [B or 1, 1, H, W] in
-        [0, 1], or PIL likewise; white is foreground.
+        [0, 1], or PIL likewise; white is foreground. refinement: no part of the pipeline, which neither saves nor loads it; it is
+        moved to where the pipeline computes.
         output_type: "pil" gives a list of PIL images, "pt" a tensor [B, 3, H, W] in [-1, 1].
         Returns: `.images` (or a tuple of it with return_dict=False).
         Raises: ValueError, RuntimeError as `harmonize` does.
@@ -80,6 +83,8 @@ class DiffHarmonyPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be 'pil' or 'pt', got {output_type!r}. Pass one of these.")
         composite = _as_tensor(composite, pil_to_tensor, "composite")
         mask = _as_tensor(mask, pil_to_mask, "mask")
+        if refinement is not None:
+            refinement.to(self._execution_device)
         with self.progress_bar(total=steps) as bar:
             images: Any = harmonize(
                 self.vae,
@@ -93,6 +98,7 @@ class DiffHarmonyPipeline(DiffusionPipeline):
                 conditional=conditional,
                 keep_detail=keep_detail,
                 tile=tile,
+                refinement=refinement,
                 scheduler=self.scheduler,
                 device=self._execution_device,
                 progress=lambda done, total: bar.update(),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from ..common.images import eight_bit
+from ..common.images import UNREADABLE, eight_bit
 from .lists import Pair
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size. What is left to the resize: with 1.5, the result is as near to that of the
@@ -129,7 +129,7 @@ def _open(path: Path) -> Image.Image:
         return Image.open(path)
     except FileNotFoundError as error:
         raise BadImage(path, f"{path} must exist, got no such file. Complete the data set or mend its list.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 
@@ -138,7 +138,7 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
     try:
         image.load()
         return eight_bit(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from diffharmony.common.checkpoint import read_checkpoint, write_checkpoint
 from diffharmony.common.images import tensor_to_pil
-from diffharmony.diffusion import harmonize, load_unet
+from diffharmony.diffusion import DiffHarmonyPipeline, harmonize, load_unet
 from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.refinement import HarmonyRefinement, load_refinement, refine, save_refinement
@@ -375,6 +375,15 @@ class TestHarmonize:
         pasted = harmonize(vae, unet, composite, mask, 2, refinement=model)
         torch.testing.assert_close(pasted, mask * expected + (1 - mask) * composite, rtol=0, atol=1e-6)
         assert (whole - decoded).abs().max() > 0.05
+
+    def test_in_the_pipeline(self, parts):
+        vae, unet, model = parts
+        _, composite, mask = triple(48, 64)
+        pipe = DiffHarmonyPipeline(vae=vae, unet=unet)
+        pipe.set_progress_bar_config(disable=True)
+        (found,) = pipe(composite, mask, 2, refinement=model, output_type="pt", return_dict=False)
+        assert torch.equal(found, harmonize(vae, unet, composite, mask, 2, refinement=model))
+        assert not torch.equal(found, pipe(composite, mask, 2, output_type="pt").images)
 
     def test_beside_a_smaller_working_size(self, parts):
         vae, unet, model = parts
