@@ -101,7 +101,7 @@ PRESETS: dict[str, tuple[str, ClassifierTraining]] = {
         "SPEC §5: ImageNet's ResNet-50 frozen, features of all iHarmony4 computed once, then a linear probe; whole images at 256 px",
         ClassifierTraining(
             data=DataConfig(size=256, flip=False, workers=8),
-            optim=OptimConfig(learning_rate=1e-3, schedule="cosine", batch_size=256, epochs=20),
+            optim=OptimConfig(learning_rate=1e-3, schedule="cosine", batch_size=512, epochs=20),
             run=RunConfig(out=Path("runs/classifier")),
         ),
     ),
