@@ -37,14 +37,13 @@ def written_whole(path: str | os.PathLike, failures: tuple[type[Exception], ...]
     except (OSError, *failures) as error:
         if isinstance(error, OSError) and error.errno is None:
             raise  # one of ours, which says what to do
-        raise not_written(path, error) from error
+        raise not_written(path, getattr(error, "strerror", None) or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def not_written(path: Path, error: Exception) -> OSError:
-    """What to raise for an error in writing a file: the system's own names no file."""
-    reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+def not_written(path: Path, reason: str) -> OSError:
+    """What to raise for a file that could not be written: the system's own error names none."""
     return OSError(f"{path} must be written whole, got an error ({reason}). Free space there, or choose another place.")
 
 

@@ -137,9 +137,11 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
     # the three pictures of a pair lie pixel on pixel: an EXIF orientation of one must not turn it
     try:
         image.load()
-        return eight_bit(image)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
+    if image.mode == "F":
+        raise BadImage(path, f"{path} must have 8 or 16 bits per channel, got floating values. Export it as PNG.")
+    return eight_bit(image)
 
 
 def _pixels(image: Image.Image, path: Path, factor: int) -> tuple[torch.Tensor, int]:

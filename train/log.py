@@ -136,7 +136,7 @@ class RunLog:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write("".join(json.dumps(row) + "\n" for row in rows))
             except OSError as error:
-                raise not_written(self.path, error) from error
+                raise not_written(self.path, error.strerror) from error
 
     def _wandb_id(self) -> str | None:
         """The name that wandb knows this folder's run by, so that a killed one goes on there too."""

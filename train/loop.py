@@ -81,14 +81,22 @@ def fit(
     dataset: samples by counter (train/data.py). summary: goes into the checkpoint's metadata with steps and loss.
     Returns checkpoint, steps, loss, and the bad images that were skipped. A killed run goes on from the newest state in `run.out`
     when called again. Raises: FloatingPointError with the batch's names when the loss is not finite, and when gradients overflow
-    step after step; RuntimeError when another run is under way in `run.out`; ValueError for what this machine or accelerate's
-    configuration does not go together with.
+    step after step; RuntimeError when another run is under way in `run.out`, or a process that reads images died; OSError when the
+    disk is full; ValueError for what this machine or accelerate's configuration does not go together with.
     """
     run.out.mkdir(parents=True, exist_ok=True)
     on_main(lambda: hold(run.out))
     try:
         with accelerated(optim, run) as accelerator:
             return _fit(accelerator, task, dataset, optim, run, workers, summary, validation)
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        # torch raises it in whatever is being done
+        raise RuntimeError(
+            f"processes that read images must live, got one that died ({error}). The machine may be out of memory: lower data.workers, and "
+            "run the same command again, which goes on from the last state."
+        ) from error
     finally:
         let_go(run.out)
 

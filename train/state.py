@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..common.checkpoint import written_whole
+from ..common.files import not_written, written_whole
 from .placement import Placement
 
 logger = logging.getLogger("diffharmony")
@@ -41,9 +41,16 @@ def write_state(out: Path, state: dict[str, Any], keep: int) -> None:
     """Write `<out>/state/step-<n>.pt`, and drop all but the newest `keep` up to it."""
     folder = out / "state"
     folder.mkdir(exist_ok=True)
-    with written_whole(folder / f"step-{state['step']:08d}.pt", failures=(RuntimeError,)) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
-        os.fsync(file.fileno())  # the one before it is dropped now: a power cut must not take both
+    path = folder / f"step-{state['step']:08d}.pt"
+    with written_whole(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:
+            if "inline_container" not in str(error):
+                raise
+            raise not_written(path, "no room to its end") from error  # torch's own tells of positions
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # the one before it is dropped now: a power cut must not take both
     # later ones could not be read when this run began: they go once their step is reached again, and stand in for none
     for old in [path for path in _states(out) if _step(path) <= state["step"]][:-keep]:
         old.unlink(missing_ok=True)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from diffharmony.train.cuts import _two_level
+from diffharmony.train.cuts import BadImage, _two_level, read_cut
+from diffharmony.train.lists import Pair
 
 
 def ellipses(rng, width, height, count):
@@ -38,3 +39,14 @@ def test_a_foreground_outside_the_box_is_none_of_it():
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 8, 8))
     assert not _two_level(mask, (32, 32, 64, 64), 32).any() and _two_level(mask, (0, 0, 7, 7), 28).all()
+
+
+@pytest.mark.parametrize("bad", ["composite", "mask", "real"])
+def test_floating_values_are_refused(tmp_path, bad):
+    """Pillow would cut 0..1 to black."""
+    paths = {name: tmp_path / f"{name}.tif" for name in ("composite", "mask", "real")}
+    for name, path in paths.items():
+        Image.fromarray(np.full((40, 40), 0.5, np.float32) if name == bad else np.full((40, 40), 200, np.uint8)).save(path)
+    with pytest.raises(BadImage, match=f"{bad}.tif must have 8 or 16 bits per channel, got floating values. Export it as PNG.") as caught:
+        read_cut(Pair(**paths, subset="S"), 32, min_crop=1.0, flip=False, rng=np.random.default_rng(0))
+    assert caught.value.path == paths[bad]

@@ -1,8 +1,11 @@
-"""Where a run cannot write: told before it begins, or when the disk is full; what was written stays whole, and the run goes on from it."""
+"""What a run cannot help: a folder or disk that takes no more, a reader that dies. It is told in a line; what was written stays whole."""
 
 import json
+import os
 import re
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +52,19 @@ def test_a_log_that_cannot_grow_is_named(runs, root, base, tmp_path):
     result = runs.start(*vae_command(root, base, tmp_path / "run", optim__steps=2, run__save_every=40)).result()
     assert result["steps"] == 2
     assert [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_reader_that_dies_is_told_and_the_run_goes_on(runs, root, base, tmp_path):
+    command = vae_command(root, base, tmp_path / "run", data__workers=2, optim__steps=2000, run__save_every=2)
+    run = runs.start(*command)
+    while newest_state(tmp_path / "run") is None:
+        assert run.alive(), run.output()
+    readers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(readers[-1]), signal.SIGKILL)
+    assert run.wait() == 1
+    assert "processes that read images must live, got one that died (DataLoader worker (pid" in run.output().splitlines()[-1]
+    step = int(newest_state(tmp_path / "run").stem.removeprefix("step-"))
+    assert runs.start(*vae_command(root, base, tmp_path / "run", optim__steps=step + 1, run__save_every=2)).result()["steps"] == step + 1
 
 
 @pytest.mark.parametrize(
