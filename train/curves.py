@@ -37,7 +37,8 @@ def draw_curve(log: Path, picture: Path) -> None:
     panels[0].plot(steps, smoothed(values), color="tab:blue", label="smoothed")
     if loss:
         panels[0].plot(*zip(*loss), color="tab:orange", marker=".", label="validation")
-    panels[0].set(ylabel="loss", yscale="log", title=log.parent.name)
+    panels[0].set(ylabel="loss", yscale="log")
+    panels[0].set_title(log.parent.name, parse_math=False)  # a $ is a $
     panels[0].legend()
     if psnr:
         panels[1].plot(*zip(*psnr), color="tab:orange", marker=".")

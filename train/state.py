@@ -57,13 +57,22 @@ def write_state(out: Path, state: dict[str, Any], keep: int) -> None:
 
 
 def newest_state(out: Path) -> Path | None:
-    """The newest state that is whole; one that is not is passed over with a warning."""
-    for path in reversed(_states(out)):
+    """The newest state that is whole, None where there is none; one that is not is passed over with a warning.
+
+    Raises: ValueError when none of several is whole: to begin anew would write over the run's checkpoints.
+    """
+    states = _states(out)
+    for path in reversed(states):
         try:
             check_whole(path)
             return path
         except Exception as error:  # any damage: zipfile and torch raise many kinds
-            logger.warning("state %s cannot be read (%s); trying the one before it", path, error)
+            logger.warning("state %s cannot be read (%s)%s", path, error, "; trying the one before it" if path != states[0] else "")
+    if states:
+        raise ValueError(
+            f"{out / 'state'} must hold a state that can be read, got {len(states)} damaged. Remove the folder to begin anew, which writes "
+            "over the checkpoints, or choose another run.out."
+        )
     return None
 
 

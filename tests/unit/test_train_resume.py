@@ -112,6 +112,16 @@ class TestDamage:
         assert newest_state(tmp_path).name == "step-00000002.pt"
         assert "step-00000004.pt cannot be read" in caplog.text
 
+    def test_where_no_state_is_whole_nothing_is_written_over(self, root, base, tmp_path):
+        config = vae_config(root, base, tmp_path / "run")
+        checkpoint = Path(vae.main(config)["checkpoint"])
+        for path in (tmp_path / "run" / "state").iterdir():
+            path.write_bytes(path.read_bytes()[:-9])
+        before = {path: path.read_bytes() for path in (checkpoint, tmp_path / "run" / "log.jsonl")}
+        with pytest.raises(ValueError, match="run/state must hold a state that can be read, got 2 damaged. Remove the folder to begin anew"):
+            vae.main(config)
+        assert all(path.read_bytes() == content for path, content in before.items())
+
     def test_a_run_goes_on_from_the_state_before_a_damaged_one(self, root, base, tmp_path):
         config = vae_config(root, base, tmp_path / "run", run=RunConfig(out=tmp_path / "run", save_every=1, samples=1, keep_last=3))
         vae.main(config)

@@ -131,6 +131,14 @@ def test_the_checkpoint_tells_the_running_mean_of_the_log(root, base, tmp_path):
     assert read_checkpoint(checkpoint).training["loss"] == smoothed(list(losses.values()))[-1]
 
 
+def test_a_folders_name_is_no_formula(tmp_path):
+    run = tmp_path / r"$\frac$"
+    run.mkdir()
+    (run / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    draw_curve(run / "log.jsonl", run / "loss.png")
+    assert (run / "loss.png").is_file()
+
+
 def test_curves(tmp_path):
     lines = [{"step": step, "loss": 1 / step} for step in range(1, 6)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
