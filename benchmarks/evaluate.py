@@ -11,7 +11,7 @@ too. The data sets:
 - iHarmony4: its test list's shares of subsets, composites of one photograph (HAdobe5k 5, Hday2night 5, HFlickr 2, HCOCO mostly 1)
   and median sizes, at 1/scale of its 7404 composites; predictions of 512 px, as written by a model.
 - single: one composite for each photograph of 640 x 480, predictions of 256 px: nothing can be shared, and what both must do,
-  decoding the three files, is over a third of the reference's time by "diffharmony".
+  decoding the three files, is nearly half of the reference's time by "diffharmony".
 - side by side: the same with four folders of predictions; each is a pass of its own for the reference.
 
 An image is one prediction measured.
