@@ -172,6 +172,15 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((_from_16_bit(image) * 255).round().to(torch.uint8).numpy())
 
 
+def read_picture(path: Path) -> Image.Image:
+    """An image of a data set or a prediction, 8 bits per channel, as published code reads it: an EXIF orientation turns
+    nothing, since the pictures of a pair lie pixel on pixel.
+
+    Raises: FileNotFoundError, ValueError as open_image.
+    """
+    return eight_bit(open_image(path, upright=False))
+
+
 def image_info(path: str | os.PathLike) -> dict[str, Any]:
     """What `save_image` can carry over from an image file: its RGB colour profile and its resolution, where it has them.
 

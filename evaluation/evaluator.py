@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..common.images import read_picture
 from ..train.data import Pair, read_list
 from .baselines import BASELINES
 from .comparison import LEVEL, RESAMPLES, compare, intervals
 from .conventions import Convention, Side, find_convention
-from .folders import PROBLEMS, PredictionFolder, names_of, read_picture, size_fits
+from .folders import PROBLEMS, PredictionFolder, names_of, size_fits
 from .metrics import RANGES, SIZE, Measurement, Target, foreground_box, measure_target, range_of, summarize, to_side
 
 Outcome = Measurement | str  # a member of PROBLEMS where there is nothing to measure

@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from ..common.images import IMAGE_SUFFIXES, eight_bit, open_image
+from ..common.images import IMAGE_SUFFIXES
 from ..train.data import Pair
 
 # In the order that they are shown. "extra" are files of the folder that no line of the list asks for; the others are predictions
@@ -87,14 +85,6 @@ def size_fits(found: tuple[int, int], real: tuple[int, int], size: int | None) -
     # a resize rounds each side to whole pixels
     same_shape = abs(width - height * real_width / real_height) <= 1 + real_width / real_height
     return width == height or same_shape
-
-
-def read_picture(path: Path) -> Image.Image:
-    """An image of a data set or a prediction, as published code reads it: an EXIF orientation turns nothing.
-
-    Raises: FileNotFoundError, ValueError as open_image.
-    """
-    return eight_bit(open_image(path, upright=False))
 
 
 def _spelled(stem: str, inner: str) -> str:

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from PIL import Image
 from tqdm import tqdm
 
+from ..common.images import read_picture
 from .evaluator import Evaluation
-from .folders import PROBLEMS, read_picture
+from .folders import PROBLEMS
 from .metrics import FIGURES, LARGER_IS_BETTER, Measurement, range_of
 from .page_template import PAGE
 from .tables import EFFECTS, groups_of, kind_name, number, settings_text

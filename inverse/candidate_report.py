@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +14,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..common.checkpoint import written_whole
 from ..common.claims import digest
 from ..common.devices import find_device
-from ..common.images import load_image, load_mask, save_image
+from ..common.images import pil_to_mask, pil_to_tensor, read_picture, save_image
 from ..common.layout import TEST_LIST
 from ..common.masks import binarize_mask
 from ..diffusion.unet import load_unet
@@ -28,6 +24,7 @@ from ..harmony_vae import load_harmony_vae
 from ..train.lists import Pair, read_list
 from .candidates import candidate_seed, generate_candidates
 from .distance import distances_from_real
+from .report_command import run_report, write_report
 
 TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
 SHOWN, SIDE = 6, 128
@@ -122,9 +119,7 @@ def make_report(config: CandidateReport) -> dict[str, Any]:
         "rows": rows,
     }
     if config.out is not None:
-        config.out.mkdir(parents=True, exist_ok=True)
-        with written_whole(config.out / "report.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(config.out, report)
         save_image(_picture(pictures), config.out / "candidates.png")
     return report
 
@@ -132,16 +127,18 @@ def make_report(config: CandidateReport) -> dict[str, Any]:
 def report_text(report: dict[str, Any]) -> str:
     """Lines for people."""
     return "\n".join([
-        f"{report['candidates']} candidates of each of {report['pairs']} real images, {report['steps']} steps; differences of 0..255 inside the mask:",
+        f"{report['candidates']} candidates of each of {report['pairs']} real images, {report['steps']} steps; "
+        "differences of 0..255 inside the mask:",
         f"  from the real image      {report['from_real']:.2f} (the least of any candidate {report['least_from_real']:.2f})",
-        f"  from each other          {report['from_each_other']:.2f}, {report['ratio']:.2f} x that (mean of the images' ratios {report['mean_of_ratios']:.2f})",
+        f"  from each other          {report['from_each_other']:.2f}, {report['ratio']:.2f} x that "
+        f"(mean of the images' ratios {report['mean_of_ratios']:.2f})",
         f"  outside the mask         {report['outside']:g} at most",
     ])  # fmt: skip
 
 
 def _made(pairs: Sequence[Pair], vae, unet, config: CandidateReport) -> Iterable[tuple[Pair, torch.Tensor, torch.Tensor, torch.Tensor]]:
     for pair in tqdm(pairs, desc="candidates", unit="pair", dynamic_ncols=True):
-        real, mask = load_image(pair.real), load_mask(pair.mask)
+        real, mask = pil_to_tensor(read_picture(pair.real)), pil_to_mask(read_picture(pair.mask))
         image, number = pair.mask.stem.rsplit("_", 1)
         seeds = [candidate_seed(config.seed, image, number, k) for k in range(1, config.candidates + 1)]
         yield pair, real, mask, generate_candidates(vae, unet, real, mask, seeds, steps=config.steps, size=config.size)
@@ -155,19 +152,5 @@ def _picture(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     return make_grid(torch.cat(small), nrow=len(rows[0]), pad_value=1.0)
 
 
-def main() -> None:
-    import tyro
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = tyro.cli(CandidateReport, description=CandidateReport.__doc__)
-    try:
-        report = make_report(config)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(report_text(report), file=sys.stderr if config.json else sys.stdout)
-    if config.json:
-        print(json.dumps(report))
-
-
 if __name__ == "__main__":
-    main()
+    run_report(CandidateReport, make_report, report_text)

@@ -7,9 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,16 +18,16 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..common.checkpoint import written_whole
 from ..common.claims import digest
 from ..common.devices import find_device
-from ..common.images import eight_bit, open_image, pil_to_mask, pil_to_tensor
+from ..common.images import pil_to_mask, pil_to_tensor, read_picture
 from ..common.layout import TEST_LIST
 from ..train.data import Pair, read_list
 from .classifier import HarmonyClassifier, load_harmony_classifier, unharmonious_probability
 from .classifier_measures import auc, draw_measures, measure_probabilities, measures_text
 from .distance import distances_from_real
 from .planted import CANDIDATES, STRONG_FMSE, find_planted
+from .report_command import run_report, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 AHEAD = 8  # pairs that are read while others are scored
@@ -116,9 +113,7 @@ def make_report(config: ClassifierReport) -> dict[str, Any]:
         "planted": find_planted(classifier, pairs, images=config.planted, seed=config.seed, device=device) if config.planted else None,
     }
     if config.out is not None:
-        config.out.mkdir(parents=True, exist_ok=True)
-        with written_whole(config.out / "report.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(config.out, report)
         draw_measures(composites, reals, config.out / "calibration.png")
     return report
 
@@ -131,15 +126,16 @@ def report_text(report: dict[str, Any]) -> str:
     if planted is not None:
         lines.append(
             f"  planted candidates found      {planted['found']} of {planted['images']} "
-            f"(mean rank {planted['mean_rank']:.2f} of {CANDIDATES}, recoloured by fMSE {STRONG_FMSE:g} or more, median {planted['fmse']['median']:.0f})"
+            f"(mean rank {planted['mean_rank']:.2f} of {CANDIDATES}, recoloured by fMSE {STRONG_FMSE:g} or more, "
+            f"median {planted['fmse']['median']:.0f})"
         )
     return "\n".join(lines)
 
 
 def _read(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
     """Composite and real image [2, 3, H, W] in -1..1, mask [1, 1, H, W] in 0..1."""
-    images = [pil_to_tensor(eight_bit(open_image(path, upright=False))) for path in (pair.composite, pair.real)]
-    mask = pil_to_mask(eight_bit(open_image(pair.mask, upright=False)))
+    images = [pil_to_tensor(read_picture(path)) for path in (pair.composite, pair.real)]
+    mask = pil_to_mask(read_picture(pair.mask))
     if not images[0].shape[2:] == images[1].shape[2:] == mask.shape[2:]:
         sizes = ", ".join(f"{item.shape[-1]} x {item.shape[-2]} px" for item in (*images, mask))
         raise ValueError(f"composite, real image and mask must have one size, got {sizes} for {pair.composite}. Mend the data set.")
@@ -147,14 +143,4 @@ def _read(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = tyro.cli(ClassifierReport, description=ClassifierReport.__doc__)
-    try:
-        result = make_report(config)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(report_text(result), file=sys.stderr if config.json else sys.stdout, flush=True)
-    if config.json:
-        print(json.dumps(result))
+    run_report(ClassifierReport, make_report, report_text)

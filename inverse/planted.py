@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..common.images import eight_bit, open_image
+from ..common.images import read_picture
 from ..train.data import Pair
 from ..train.synthetic.recolor import change_light, foreground_mse, is_usable
 from .classifier import HarmonyClassifier, unharmonious_probability
@@ -44,8 +44,8 @@ def plant(pair: Pair, seed: int, number: int, count: int = CANDIDATES) -> Plante
     what marks the planted one is its light, not its file. Everything depends on (seed, number) only.
     """
     generator = np.random.default_rng((seed, number))
-    real = np.asarray(open_image(pair.real, upright=False).convert("RGB"))
-    mask = np.array(eight_bit(open_image(pair.mask, upright=False)).convert("L"))
+    real = np.asarray(read_picture(pair.real).convert("RGB"))
+    mask = np.array(read_picture(pair.mask).convert("L"))
     found = _recoloured(real, mask, generator)
     if found is None:
         return None

@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from ..common.checkpoint import written_whole
-from ..common.images import eight_bit, open_image, pil_to_mask, pil_to_tensor
+from ..common.images import pil_to_mask, pil_to_tensor, read_picture
 from ..train.processes import on_main, processes
 from .classifier import HarmonyClassifier, unharmonious_probability
 from .ledger import Journal
@@ -114,9 +114,8 @@ def _read_ahead(pool: ThreadPoolExecutor, folder: Path, groups: list[Group], wit
 
 def _images(folder: Path, rows: Group, with_mask: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The candidates [K, 3, H, W] of one pair in -1..1 and their mask [1, 1, H, W]. Raises: ValueError where sizes differ."""
-    # a data set's pixels lie on those of its masks: an EXIF orientation of one must not turn it
-    images = [pil_to_tensor(eight_bit(open_image(folder / row["file_name"], upright=False))) for row in rows]
-    mask = pil_to_mask(eight_bit(open_image(folder / rows[0]["mask"], upright=False))) if with_mask else None
+    images = [pil_to_tensor(read_picture(folder / row["file_name"])) for row in rows]
+    mask = pil_to_mask(read_picture(folder / rows[0]["mask"])) if with_mask else None
     size = images[0].shape[-2:] if mask is None else mask.shape[-2:]
     for row, image in zip(rows, images):
         if image.shape[-2:] != size:

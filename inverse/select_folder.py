@@ -183,8 +183,8 @@ def _draw(folder: Path, shown: list[tuple[Group, Choice]], path: Path) -> None:
 def _thumbnail(path: Path):
     import numpy as np
 
-    from ..common.images import eight_bit, open_image
+    from ..common.images import read_picture
 
-    image = eight_bit(open_image(path, upright=False)).convert("RGB")
+    image = read_picture(path).convert("RGB")
     image.thumbnail((256, 256))
     return np.asarray(image)

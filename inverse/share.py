@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..common.checkpoint import written_whole
-from ..common.images import eight_bit, open_image, pil_to_mask, pil_to_tensor, tensor_to_pil
+from ..common.images import open_image, pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
 from ..common.layout import MASKS, REALS, composite_name, place
 from ..common.masks import THRESHOLD
 from ..train.cuts import BadImage
@@ -194,7 +194,6 @@ def _read(source: Source) -> _Pictures:
 
 def _open(path: Path) -> Image.Image:
     try:
-        # the pictures of a pair lie pixel on pixel: an EXIF orientation of one must not turn it
-        return eight_bit(open_image(path, upright=False))
+        return read_picture(path)
     except (FileNotFoundError, ValueError) as error:
         raise BadImage(path, str(error)) from error

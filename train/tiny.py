@@ -111,32 +111,18 @@ def train_unet(family: TinyFamily) -> None:
 
 def train_harmony_vae(family: TinyFamily) -> None:
     """The Harmony-VAE on E(real) with noise."""
-    preset = vae.PRESETS["tiny"][1]
-    vae.main(
-        replace(
-            preset,
-            init=family.work / "autoencoder" / "vae.safetensors",
-            data=_data(family, size=128, min_crop=0.5),
-            optim=replace(preset.optim, learning_rate=1e-3, steps=HARMONY_VAE_STEPS[0]),
-            run=replace(preset.run, out=family.work / "harmony-vae"),
-        )
-    )
+    init = family.work / "autoencoder" / "vae.safetensors"
+    _train_harmony_vae(family, "harmony-vae", learning_rate=1e-3, steps=HARMONY_VAE_STEPS[0], init=init)
+
 
 
 def finish_harmony_vae(family: TinyFamily) -> None:
     """Then half on latents that the UNet makes, as in use."""
-    preset = vae.PRESETS["tiny"][1]
-    vae.main(
-        replace(
-            preset,
-            init=family.work / "harmony-vae" / "harmony_vae.safetensors",
-            unet=family.work / "unet-128" / "unet.safetensors",
-            foreground_weight=1.0,
-            data=_data(family, size=128, min_crop=0.5),
-            optim=replace(preset.optim, learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1]),
-            run=replace(preset.run, out=family.work / "harmony-vae-finished"),
-        )
+    init, maker = family.work / "harmony-vae" / "harmony_vae.safetensors", family.work / "unet-128" / "unet.safetensors"
+    _train_harmony_vae(
+        family, "harmony-vae-finished", learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1], init=init, unet=maker, foreground_weight=1.0
     )
+
 
 
 def train_inverse_unet(family: TinyFamily) -> None:
@@ -172,33 +158,21 @@ def narrowed(wide: UNet2DConditionModel, widths: tuple[int, ...]) -> UNet2DCondi
 
 def train_inverse_harmony_vae(family: TinyFamily) -> None:
     """The inverse Harmony-VAE, from the other one's weights, on E(composite) with noise."""
-    preset = vae.PRESETS["tiny"][1]
-    vae.main(
-        replace(
-            preset,
-            init=_made(family, "harmony-vae-finished", "harmony_vae", "harmony_vae"),
-            direction="invert",
-            data=_data(family, size=128, min_crop=0.5),
-            optim=replace(preset.optim, learning_rate=6e-4, steps=INVERSE_HARMONY_VAE_STEPS[0]),
-            run=replace(preset.run, out=family.work / "inverse-harmony-vae"),
-        )
+    init = _made(family, "harmony-vae-finished", "harmony_vae", "harmony_vae")
+    _train_harmony_vae(
+        family, "inverse-harmony-vae", learning_rate=6e-4, steps=INVERSE_HARMONY_VAE_STEPS[0], init=init, direction="invert"
     )
+
 
 
 def finish_inverse_harmony_vae(family: TinyFamily) -> None:
     """Then half on latents that the inverse UNet makes."""
-    preset = vae.PRESETS["tiny"][1]
-    vae.main(
-        replace(
-            preset,
-            init=family.work / "inverse-harmony-vae" / "harmony_vae.safetensors",
-            unet=family.work / "inverse-unet" / "unet.safetensors",
-            direction="invert",
-            data=_data(family, size=128, min_crop=0.5),
-            optim=replace(preset.optim, learning_rate=3e-4, steps=INVERSE_HARMONY_VAE_STEPS[1]),
-            run=replace(preset.run, out=family.work / "inverse-harmony-vae-finished"),
-        )
-    )
+    init, maker = family.work / "inverse-harmony-vae" / "harmony_vae.safetensors", family.work / "inverse-unet" / "unet.safetensors"
+    _train_harmony_vae(
+        family, "inverse-harmony-vae-finished", learning_rate=3e-4, steps=INVERSE_HARMONY_VAE_STEPS[1], init=init, unet=maker,
+        direction="invert",
+    )  # fmt: skip
+
 
 
 def train_classifier(family: TinyFamily) -> None:
@@ -245,6 +219,20 @@ def _made(family: TinyFamily, stage: str, checkpoint: str, name: str) -> Path:
     """A stage's checkpoint, or where it was not run here the committed one."""
     trained = family.work / stage / f"{checkpoint}.safetensors"
     return trained if trained.is_file() else family.out / f"{name}.safetensors"
+
+
+def _train_harmony_vae(family: TinyFamily, stage: str, *, learning_rate: float, steps: int, **changes) -> None:
+    """One run of train-vae into the stage's folder: the preset with `changes`."""
+    preset = vae.PRESETS["tiny"][1]
+    vae.main(
+        replace(
+            preset,
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=learning_rate, steps=steps),
+            run=replace(preset.run, out=family.work / stage),
+            **changes,
+        )
+    )
 
 
 def _training(path: Path) -> dict:

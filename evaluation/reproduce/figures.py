@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...common.checkpoint import written_whole
+from ...common.images import read_picture
 from ...train.data import Pair, read_list
-from ..folders import read_picture
 from ..tables import markdown_table
 from .paper import FIGURE_2_PAPER, FIGURE_2_THRESHOLD, TABLES
 from .run import Setting, prediction_folder, run_table
@@ -37,10 +37,10 @@ def foreground_shares(pairs: Sequence[Pair], label: str = "Reading masks", worke
 def draw_figure_2(data: Path | None, list_file: str, human_harmony: Path | None, out: Path) -> tuple[dict[str, Any], str]:
     """The cumulative curve of each data set, as figure2.png; without `data`, of the tiny family's own sets. Source: SPEC §6."""
     if data is None:
-        from .miniature import Miniature, make_data
+        from .miniature import Miniature, make_test_data, make_training_data
 
-        folder = make_data(Miniature(), out / "miniature")
-        sets = {"tiny family, training": (folder / "train", "IHD_train.txt"), "tiny family, test": (folder / "test", "IHD_test.txt")}
+        train, test = (make(Miniature(), out / "miniature") for make in (make_training_data, make_test_data))
+        sets = {"tiny family, training": (train, "IHD_train.txt"), "tiny family, test": (test, "IHD_test.txt")}
         heading = " — MINIATURE: data of our own, not the paper's"
     else:
         sets, heading = {"iHarmony4": (data, list_file)}, ""
@@ -112,7 +112,6 @@ def draw_examples(columns: dict[str, Sequence[Image.Image]], path: Path, heading
 
 def _share(path: Path) -> float:
     return float((np.asarray(read_picture(path).convert("L")) >= 128).mean())
-
 
 
 

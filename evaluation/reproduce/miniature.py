@@ -18,6 +18,7 @@ from ...train import refinement as train_refinement
 from ...train import vae as train_vae
 from ...train.config import DataConfig, RunConfig
 from ...train.data import read_list
+from ...train.synthetic.dataset import write_test_set, write_training_set
 from .augmented import Small, augmented_trainings
 from .paper import TABLES, Method
 from .predict import predict
@@ -65,7 +66,8 @@ class Miniature:
 
 def make_setting(table: str, mini: Miniature, work: Path) -> Setting:
     """Make the data and train what the table compares, into `work`; what is there already is gone on with."""
-    data = make_data(mini, work)
+    if table in CELLS:
+        make_training_data(mini, work)
     trained = tuple(dict(find_models(TINY)) for _ in range(mini.seeds))
     broken: tuple[dict[str, str], ...] = tuple({} for _ in range(mini.seeds))
     if table == "table2":
@@ -78,17 +80,21 @@ def make_setting(table: str, mini: Miniature, work: Path) -> Setting:
         train_all(trainings, mini.jobs, trained, broken)
     count = mini.composites // 3 * 3
     heading = f" — MINIATURE: tiny family, {count} composites of our own, sizes a quarter of the paper's, measured at {KEPT} px, {mini.seeds} seeds"
-    return Setting(data / "test", "IHD_test.txt", trained, broken, SIZE_DIVISOR, KEPT, heading=heading)
+    return Setting(make_test_data(mini, work), "IHD_test.txt", trained, broken, SIZE_DIVISOR, KEPT, heading=heading)
 
 
-def make_data(mini: Miniature, work: Path) -> Path:
-    """`train` and `test` in iHarmony4's layout under <work>/data-…; no photograph is in both."""
-    from ...train.synthetic.dataset import write_test_set, write_training_set
+def make_training_data(mini: Miniature, work: Path) -> Path:
+    """What Harmony-VAEs and refinement stages are trained on, in iHarmony4's layout; no photograph is in the test data too."""
+    root = training_data(mini, work)
+    write_training_set(root, photo_crops=mini.photo_crops, scenes=mini.photo_crops // 10, composites_per_crop=2, size=256, seed=7)
+    return root
 
-    folder = _data_folder(mini, work)
-    write_training_set(folder / "train", photo_crops=mini.photo_crops, scenes=mini.photo_crops // 10, composites_per_crop=2, size=256, seed=7)
-    write_test_set(folder / "test", size=256, composites_per_range=mini.composites // 3, seed=0)
-    return folder
+
+def make_test_data(mini: Miniature, work: Path) -> Path:
+    """What every table is measured on, in iHarmony4's layout."""
+    root = _data_folder(mini, work) / "test"
+    write_test_set(root, size=256, composites_per_range=mini.composites // 3, seed=0)
+    return root
 
 
 def training_data(mini: Miniature, work: Path) -> Path:

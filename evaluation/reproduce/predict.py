@@ -11,14 +11,13 @@ from tqdm import tqdm
 
 from ...common.checkpoint import written_whole
 from ...common.claims import claim, digest
-from ...common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
+from ...common.images import pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
 from ...diffusion.harmonization import harmonize
 from ...diffusion.unet import load_unet
 from ...harmony_vae import load_harmony_vae, load_vae
 from ...refinement import load_refinement
 from ...train.data import Pair
 from ...train.processes import on_main
-from ..folders import read_picture
 from .paper import Method
 
 STEPS = 5  # SPEC §2
