@@ -1,9 +1,11 @@
 """The command: from a table of real shape, made up, to lists to train on; killed, gone on with, and shared among processes."""
 
 import json
+import os
 import random
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,8 +163,8 @@ def test_kills_at_any_moment_change_nothing(runs, models, data, whole, tmp_path)
 
 
 def names(out):
-    """Of everything whole, lists and reports too."""
-    return {path for path in out.rglob("[!.]*") if path.is_file()}
+    """Of everything whole, lists and reports too; not by rglob, which stops where a running build removes a folder."""
+    return {Path(folder, name) for folder, _, found in os.walk(out) for name in found if not name.startswith(".")}
 
 
 def files(out):
