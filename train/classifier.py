@@ -34,7 +34,7 @@ from .classifier_data import (
     photograph,
     split_photographs,
 )
-from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, check_one_size, prepare
 from .hub import HubModel, parse_hub_id
 from .loop import Task, fit
 from .plan import dry_run
@@ -231,6 +231,9 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
     if config.run.gradient_checkpointing:
         raise ValueError("run.gradient_checkpointing must be off, since these networks have none, got True. Leave it out.")
     classifier = start_classifier(config)
+    frozen = classifier.config["backbone"] == RESNET50
+    if frozen:
+        check_one_size(config.data, "features are cached (backbone resnet50)")
     images, held_images = load_data(config)
     task = ClassifierTask(classifier.train(), images.examples(config.run.samples), config.ranking)
     part = config.optim.batch_size // config.optim.accumulation
@@ -239,7 +242,7 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
         validation = None if held_out is None else Validation(held_out, config.run.validation_images, part)
         return dry_run(task, images, config, validation, views=config.views)
     prepare(config)
-    dataset, frozen = images, classifier.config["backbone"] == RESNET50
+    dataset = images
     if frozen:
         where = {"folder": config.run.out, "seed": config.run.seed, "device": processes().device}
         # the first process computes them, the others read its files

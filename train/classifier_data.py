@@ -121,14 +121,10 @@ def check_apart(trained: Sequence[Pair], held_out: Sequence[Pair]) -> None:
 def cache_features(
     classifier: HarmonyClassifier, dataset: ClassifierPairs, *, views: int, folder: Path, seed: int, device: torch.device
 ) -> CachedDataset:
-    """The backbone's features of both images of `views` cuts of every pair, computed once, or read from `folder`.
+    """The backbone's features of both images of `views` cuts of every pair at `data.size`, computed once, or read from `folder`.
 
-    Samples have composite_features and real_features [F]. Raises: ValueError where the data set has several sizes.
+    Samples have composite_features and real_features [F].
     """
-    if dataset.config.sizes:
-        raise ValueError(
-            f"data.sizes must be left out for the backbone resnet50, whose features are cached, got {dataset.config.sizes}. Leave them out."
-        )
     path = folder / f"features-{_fingerprint(classifier, dataset, views)}.safetensors"
     classifier.to(device).eval()
 

@@ -133,6 +133,7 @@ RANGES = {
     "optim.learning_rate": "(0, 1e3]",
     "optim.warmup": "[0, 1)",
     "optim.weight_decay": "[0, 1e3]",
+    "optim.betas": "[0, 1)",
     "optim.gradient_clip": "[0, 1e9]",
     "optim.ema_decay": "[0, 1)",
     "optim.batch_size": "[1, 1e6]",
@@ -192,6 +193,12 @@ def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
         from .processes import check_accelerate
 
         check_accelerate(config.run)
+
+
+def check_one_size(data: DataConfig, where: str) -> None:
+    """Refuse data.sizes where what is made of the images is computed once and kept, at one size. Raises: ValueError."""
+    if data.sizes:
+        raise ValueError(f"data.sizes must be left out where {where}, got {data.sizes}. Give data.size alone.")
 
 
 def planned_steps(optim: OptimConfig, images: int) -> int:

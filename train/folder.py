@@ -13,10 +13,11 @@ from filelock import FileLock, Timeout
 from ..common.checkpoint import read_json, written_whole
 from .config import FREE, TrainingConfig, as_dict
 from .processes import on_main
-from .state import newest_state
+from .state import states_of
 
 # What `written_whole` calls a file that it has not finished.
 UNFINISHED = re.compile(r"\..+-[a-z0-9_]{8}(\.[a-z]+)?")
+CONFIG = "config.json"
 _LOCKS: dict[Path, FileLock] = {}
 
 
@@ -32,22 +33,30 @@ def take(config: TrainingConfig) -> None:
 
 def _take(config: TrainingConfig) -> None:
     out = config.run.out
-    path = out / "config.json"
     out.mkdir(parents=True, exist_ok=True)
     hold(out)
     try:
-        state = newest_state(out)
-        if state is not None:
-            if not config.run.resume:
-                raise FileExistsError(f"run.out must hold no state when run.resume is off, got {state}. Choose another folder, or resume.")
-            if path.is_file():
-                _check_same(_with_new_fields(read_json(path), config), as_dict(config), out)
+        check_goes_on(config)
         clear_unfinished(out)
-        with written_whole(path) as temporary:
+        with written_whole(out / CONFIG) as temporary:
             temporary.write_text(json.dumps(as_dict(config), indent=2) + "\n", encoding="utf-8")
     except BaseException:
         let_go(out)
         raise
+
+
+def check_goes_on(config: TrainingConfig) -> None:
+    """Refuse a folder that holds a run which is not to be gone on with, or cannot be as configured; nothing is written.
+
+    Raises: FileExistsError, ValueError as `take`.
+    """
+    out, states = config.run.out, states_of(config.run.out)
+    if not states:
+        return
+    if not config.run.resume:
+        raise FileExistsError(f"run.out must hold no state when run.resume is off, got {states[-1]}. Choose another folder, or resume.")
+    if (out / CONFIG).is_file():
+        _check_same(_with_new_fields(read_json(out / CONFIG), config), as_dict(config), out)
 
 
 def hold(out: Path, option: str = "run.out") -> None:

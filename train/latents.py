@@ -18,15 +18,10 @@ from .roles import condition_and_target
 def cache_latents(
     vae, dataset: HarmonizationDataset, *, views: int, direction: str, folder: Path, seed: int, device: torch.device, batch_size: int = 16
 ) -> CachedDataset:
-    """Encode `views` cuts of every pair, or read them from `folder` where the same call wrote them before.
+    """Encode `views` cuts of every pair at `data.size`, or read them from `folder` where the same call wrote them before.
 
     Samples have condition_latent, target_latent [4,h,w] (scaled), mask_latent [1,h,w] in {0,1}.
-    Raises: ValueError where the data set has several sizes.
     """
-    if dataset.config.sizes:
-        raise ValueError(
-            f"data.sizes must be left out when latents are cached, got {dataset.config.sizes}. Leave them or cached_views out."
-        )
     path = folder / f"latents-{_fingerprint(vae, dataset, views, direction)}.safetensors"
     vae.to(device).eval()
 

@@ -22,7 +22,7 @@ from .data import BatchLoader, CounterBatches, make_loader
 from .folder import hold, let_go
 from .log import Losses, Overflows, RunLog
 from .processes import accelerated, agreed_path, on_main, processes
-from .state import clear_log_after, collect, newest_state, read_state, write_state
+from .state import check_steps, clear_log_after, collect, newest_state, read_state, write_state
 from .validation import Validation, validate
 from .weights import Weights
 
@@ -183,11 +183,7 @@ def _restore(run: RunConfig, parts: tuple, steps: int, images: int) -> dict[str,
     a state."""
     path = agreed_path(on_main(lambda: newest_state(run.out)))
     state = {"step": 0, "skipped": [], "images": images, **(read_state(path, *parts) if path else {})}
-    if state["step"] > steps:
-        raise ValueError(
-            f"optim.steps must be at least the {state['step']} that the run in {run.out} has taken, got {steps}. Ask for more, or choose "
-            "another run.out."
-        )
+    check_steps(state["step"], steps, run.out)
     on_main(lambda: clear_log_after(run.out / "log.jsonl", state["step"]))
     if path and processes().is_main_process:
         logger.info("resuming from %s", path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import nn
 
 from .config import TrainingConfig, planned_steps
 from .data import HarmonizationDataset
+from .folder import check_goes_on
 from .loop import Task
-from .processes import processes
-from .state import newest_state
+from .processes import on_main, processes
+from .state import check_steps, newest_state, step_of
 from .validation import Validation
 
 logger = logging.getLogger("diffharmony")
@@ -24,11 +26,11 @@ def dry_run(task: Task, images: HarmonizationDataset, config: TrainingConfig, va
     """Print the plan of a run and return it. views: samples that each pair of `images` stands for.
 
     Memory is for each process: weights, gradients, Adam's two moments and the average counted, activations measured by one
-    forward pass over one image.
+    forward pass over one image. Raises: as the run would for a folder that holds another.
     """
     optim, run, state = config.optim, config.run, processes()
     steps = planned_steps(optim, len(images) * views)
-    newest = newest_state(run.out)
+    newest = on_main(lambda: _goes_on_from(config, steps))
     per_part = optim.batch_size // optim.accumulation // state.num_processes
     logger.info("measuring activations: one forward pass at %d px", config.data.size)
     activations, precision = measure_activations(task, images, run.mixed_precision)
@@ -59,6 +61,14 @@ def dry_run(task: Task, images: HarmonizationDataset, config: TrainingConfig, va
     if state.is_main_process:
         _print(plan, config, precision)
     return plan
+
+
+def _goes_on_from(config: TrainingConfig, steps: int) -> Path | None:
+    check_goes_on(config)
+    newest = newest_state(config.run.out)
+    if newest is not None:
+        check_steps(step_of(newest), steps, config.run.out)
+    return newest
 
 
 def size_of(tensors: Iterable[torch.Tensor]) -> int:

@@ -52,8 +52,16 @@ def write_state(out: Path, state: dict[str, Any], keep: int) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # the one before it is dropped now: a power cut must not take both
     # later ones could not be read when this run began: they go once their step is reached again, and stand in for none
-    for old in [path for path in _states(out) if _step(path) <= state["step"]][:-keep]:
+    for old in [path for path in states_of(out) if step_of(path) <= state["step"]][:-keep]:
         old.unlink(missing_ok=True)
+
+
+def check_steps(step: int, steps: int, out: Path) -> None:
+    """Raises: ValueError when fewer steps are asked for than the run in `out` has taken."""
+    if step > steps:
+        raise ValueError(
+            f"optim.steps must be at least the {step} that the run in {out} has taken, got {steps}. Ask for more, or choose another run.out."
+        )
 
 
 def newest_state(out: Path) -> Path | None:
@@ -61,7 +69,7 @@ def newest_state(out: Path) -> Path | None:
 
     Raises: ValueError when none of several is whole: to begin anew would write over the run's checkpoints.
     """
-    states = _states(out)
+    states = states_of(out)
     for path in reversed(states):
         try:
             check_whole(path)
@@ -116,17 +124,19 @@ def clear_log_after(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue  # a line cut off by the kill
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue  # a line cut off by the kill, or damaged otherwise
     with written_whole(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
-def _states(out: Path) -> list[Path]:
+def states_of(out: Path) -> list[Path]:
+    """The states in a run's folder, whole or damaged, the newest last."""
     # other files, such as a copy that somebody made, are left alone
-    return sorted((path for path in (out / "state").glob("step-*.pt") if _step(path) is not None), key=_step)
+    return sorted((path for path in (out / "state").glob("step-*.pt") if step_of(path) is not None), key=step_of)
 
 
-def _step(path: Path) -> int | None:
+def step_of(path: Path) -> int | None:
+    """The steps that a state's run had taken, by its name; None for another file."""
     number = path.stem.removeprefix("step-")
     return int(number) if number.isdecimal() else None

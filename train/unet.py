@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from ..common.masks import mask_to_latent
 from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample_latents
 from ..diffusion.unet import attach, save_unet
-from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
+from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, check_one_size, prepare
 from .data import HarmonizationDataset
 from .latents import cache_latents
 from .loop import Task, fit, sample_noise, sample_uniform
@@ -254,6 +254,8 @@ def load_start(config: UNetTraining) -> UNet2DConditionModel:
 def main(config: UNetTraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
     check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "own_predictions": "[0, 1]", "cached_views": "[0, 1000]"})
+    if config.cached_views:
+        check_one_size(config.data, f"latents are cached (cached_views {config.cached_views})")
     vae = start_vae(config.vae, "vae").requires_grad_(False)
     unet = load_start(config).requires_grad_(True).train()
     dataset = images = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)

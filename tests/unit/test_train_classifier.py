@@ -282,7 +282,7 @@ class TestRefusals:
             ({"backbone_weights": "none.pth"}, FileNotFoundError, "backbone_weights must be a folder or file that exists"),
             ({"held_out": 1.0}, ValueError, r"held_out must lie in \[0, 1\), got 1.0"),
             ({"views": 0}, ValueError, "views must lie in"),
-            ({"data": {"sizes": (32, 64)}}, ValueError, "data.sizes must be left out for the backbone resnet50"),
+            ({"data": {"sizes": (32, 64)}, "dry_run": True}, ValueError, "data.sizes must be left out where features are cached"),
             ({"run": {"gradient_checkpointing": True}}, ValueError, "run.gradient_checkpointing must be off"),
         ],
     )

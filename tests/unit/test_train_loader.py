@@ -192,13 +192,11 @@ class TestCachedLatents:
             wanted = vae.encode(sample["real"][None]).latent_dist.mode()[0] * vae.config.scaling_factor
         assert latents.tensors["target_latent"][row].float().sub(wanted).abs().max() < 2e-3
 
-    def test_weights_hold_for_them_too_and_sizes_are_refused(self, root, vae, tmp_path):
+    def test_weights_hold_for_them_too(self, root, vae, tmp_path):
         write_pairs(tmp_path / "second", ["HCOCO/g1"])
         config = config_of(root, roots=(root, tmp_path / "second"), weights=(1.0, 1.0))
         latents = self.cached(vae, HarmonizationDataset(config, 0), tmp_path)
         assert sum("second" in latents[counter]["name"] for counter in range(16)) == 8
-        with pytest.raises(ValueError, match="data.sizes must be left out when latents are cached"):
-            self.cached(vae, HarmonizationDataset(replace(config, sizes=(32, 64)), 0, batch_size=2), tmp_path)
 
     def test_bad_images_are_told_of_when_read_back_too(self, own, vae, tmp_path):
         dataset = HarmonizationDataset(config_of(own, on_bad_image="skip"), 0)

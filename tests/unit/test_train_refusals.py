@@ -28,6 +28,8 @@ class TestRefusals:
             ({"optim": OptimConfig(epochs=0)}, r"optim.epochs must lie in \(0, 1e6\], got 0"),
             ({"run": RunConfig(samples=0)}, r"run.samples must lie in \[1, 64\], got 0"),
             ({"unet_share": 7}, r"unet_share must lie in \[0, 1\], got 7"),
+            ({"optim": OptimConfig(betas=(0.9, 1.5))}, r"optim.betas must lie in \[0, 1\), got 1.5"),
+            ({"optim": OptimConfig(betas=(float("nan"), 0.999))}, r"optim.betas must lie in \[0, 1\), got nan"),
         ],
     )
     def test_before_anything_is_written(self, root, base, tmp_path, changes, message):
@@ -159,6 +161,27 @@ class TestDryRun:
         with pytest.raises(FileNotFoundError, match="list file 'none.txt' must exist"):
             vae.main(vae_config(root, base, tmp_path / "run", dry_run=True, data=DataConfig(roots=(root,), list_file="none.txt", size=32)))
         assert not (tmp_path / "run").exists()
+
+    def test_refuses_several_sizes_of_cached_latents(self, root, base, tmp_path):
+        config = unet_config(root, base, tmp_path / "run", cached_views=1)
+        for dry_run in (True, False):
+            with pytest.raises(ValueError, match=r"data.sizes must be left out where latents are cached \(cached_views 1\), got \(64, 128\)"):
+                unet.main(replace(config, dry_run=dry_run, data=replace(config.data, sizes=(64, 128))))
+        assert not (tmp_path / "run").exists()
+
+    def test_refuses_a_folder_that_the_run_would(self, root, base, tmp_path):
+        config = vae_config(root, base, tmp_path / "run")
+        vae.main(config)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        for changes, error, message in (
+            ({"loss": "l1"}, ValueError, "loss must be 'squared' to go on with the run in .*, got 'l1'"),
+            ({"optim": replace(config.optim, steps=2)}, ValueError, "optim.steps must be at least the 4 that the run in .* has taken, got 2"),
+            ({"run": replace(config.run, resume=False)}, FileExistsError, "run.out must hold no state when run.resume is off"),
+        ):
+            with pytest.raises(error, match=message):
+                vae.main(replace(config, dry_run=True, **changes))
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        assert vae.main(replace(config, dry_run=True))["goes_on_from"].endswith("step-00000004.pt")
 
     def test_of_a_unet_says_where_it_goes_on(self, root, base, tmp_path):
         config = unet_config(root, base, tmp_path / "run", cached_views=2)

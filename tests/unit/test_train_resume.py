@@ -136,6 +136,20 @@ class TestDamage:
         assert same(weights_of(tmp_path / "run"), expected)
 
 
+def test_a_damaged_state_is_told_of_once_and_each_read_once(root, base, tmp_path, caplog, monkeypatch):
+    from diffharmony.train import state
+
+    config = vae_config(root, base, tmp_path / "run")
+    vae.main(config)
+    newest = newest_state(tmp_path / "run")
+    newest.write_bytes(newest.read_bytes()[:-9])
+    read = []
+    monkeypatch.setattr(state, "check_whole", lambda path: (read.append(path.name), check_whole(path)))
+    caplog.clear()
+    vae.main(config)
+    assert caplog.text.count("step-00000004.pt cannot be read") == 1 and read == ["step-00000004.pt", "step-00000002.pt"]
+
+
 def test_as_many_states_are_kept_as_asked(tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "step-00000009.pt").write_text("damaged")
@@ -153,7 +167,8 @@ def test_what_was_not_finished_is_cleared_away(tmp_path):
 
 def test_the_log_of_a_run_killed_before_its_first_state_starts_anew(root, base, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "log.jsonl").write_text('{"step": 1, "loss": 9.0}\n{"step": 2, "lo')
+    damaged = ["7", "[1]", '"step"', "null", '{"step": null}', '{"loss": 1}', '{"step": 2, "lo']
+    (tmp_path / "run" / "log.jsonl").write_text("\n".join(['{"step": 1, "loss": 9.0}', *damaged]))
     vae.main(vae_config(root, base, tmp_path / "run"))
     assert [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
