@@ -62,9 +62,9 @@ class HarmonizationDataset(Dataset):
         """The samples of these counters, packed (train/batches.py)."""
         return pack([self._cut(counter) for counter in counters])
 
-    def examples(self, count: int) -> dict[str, Any]:
-        """The first `count` samples of the stream at `config.size`, as a batch, for sample sheets."""
-        return unpack(pack([self._cut(counter, self.config.size) for counter in range(count)]))
+    def examples(self, count: int, size: int | None = None) -> dict[str, Any]:
+        """The first `count` samples of the stream at `size`, or `config.size`, as a batch, for sample sheets."""
+        return unpack(pack([self._cut(counter, size or self.config.size) for counter in range(count)]))
 
     def view(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One sample of pair `index` at `config.size`, with crop, mirroring and noise seed drawn from `rng`."""

@@ -18,6 +18,7 @@ from .loop import Task
 from .processes import on_main, processes
 from .state import check_steps, newest_state, step_of
 from .validation import Validation
+from .words import counted
 
 logger = logging.getLogger("diffharmony")
 
@@ -26,14 +27,15 @@ def dry_run(task: Task, images: HarmonizationDataset, config: TrainingConfig, va
     """Print the plan of a run and return it. views: samples that each pair of `images` stands for.
 
     Memory is for each process: weights, gradients, Adam's two moments and the average counted, activations measured by one
-    forward pass over one image. Raises: as the run would for a folder that holds another.
+    forward pass over one image, of the largest size. Raises: as the run would for a folder that holds another.
     """
     optim, run, state = config.optim, config.run, processes()
     steps = planned_steps(optim, len(images) * views)
     newest = on_main(lambda: _goes_on_from(config, steps))
     per_part = optim.batch_size // optim.accumulation // state.num_processes
-    logger.info("measuring activations: one forward pass at %d px", config.data.size)
-    activations, precision = measure_activations(task, images, run.mixed_precision)
+    size = max(config.data.sizes or (config.data.size,))
+    logger.info("measuring activations: one forward pass at %d px", size)
+    activations, precision = measure_activations(task, images.examples(1, size), run.mixed_precision)
     trainable = task.trainable()
     memory = {
         "weights": size_of([*task.parameters(), *task.buffers(), *(t for module in task.frozen() for t in module.parameters())]),
@@ -77,8 +79,8 @@ def size_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum(storages.values())
 
 
-def measure_activations(task: Task, images: HarmonizationDataset, mixed_precision: str) -> tuple[int, str]:
-    """Bytes that autograd keeps for the backward pass of one image, and the precision this was measured in.
+def measure_activations(task: Task, batch: dict[str, Any], mixed_precision: str) -> tuple[int, str]:
+    """Bytes that autograd keeps for the backward pass of a batch of one image, and the precision this was measured in.
 
     Counted by autograd's own hooks, so that it holds for any device; with gradient checkpointing off, whose savings they
     cannot see. What kernels need for the moment, and what an allocator wastes, comes on top.
@@ -95,7 +97,7 @@ def measure_activations(task: Task, images: HarmonizationDataset, mixed_precisio
         return tensor
 
     task.to(device)
-    batch = {name: value.to(device) if torch.is_tensor(value) and name != "seed" else value for name, value in images.examples(1).items()}
+    batch = {name: value.to(device) if torch.is_tensor(value) and name != "seed" else value for name, value in batch.items()}
     autocast = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
     with _without_checkpointing(task), autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = task(batch)  # holds the graph, so that no storage is freed and counted again
@@ -118,13 +120,14 @@ def _without_checkpointing(task: nn.Module):
 def _print(plan: dict[str, Any], config: TrainingConfig, precision: str) -> None:
     optim, run, memory = config.optim, config.run, plan["bytes_per_process"]
     bound = ", at most: measured without gradient checkpointing" if run.gradient_checkpointing else ""
+    each_step = zip((plan["processes"], plan["parts_per_step"], plan["images_per_process_and_part"]), ("process", "part", "image"))
     lines = [
-        ("steps", f"{plan['steps']} of {optim.batch_size} images: {plan['epochs']:g} epochs of {plan['images']}"),
+        ("steps", f"{plan['steps']} of {counted(optim.batch_size, 'image')}: {plan['epochs']:g} epochs of {plan['images']}"),
         ("missing files", f"{plan['missing_files']}"),
-        ("each step", f"{plan['processes']} processes x {plan['parts_per_step']} parts x {plan['images_per_process_and_part']} images"),
+        ("each step", " x ".join(counted(number, noun) for number, noun in each_step)),
         ("learning rate", f"{optim.learning_rate:g}, {optim.schedule}, {plan['warmup_steps']} steps of warm-up"),
         ("parameters", f"{plan['trainable_parameters']:,} trainable of {plan['all_parameters']:,}"),
-        ("validation", f"{plan['validation_images']} images every {run.validate_every} steps" if plan["validation_images"] else "none"),
+        ("validation", f"{counted(plan['validation_images'], 'image')} every {run.validate_every} steps" if plan["validation_images"] else "none"),
         ("memory of each process, counted", ""),
         ("  weights", _amount(memory["weights"])),
         ("  gradients", _amount(memory["gradients"])),

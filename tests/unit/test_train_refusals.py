@@ -148,14 +148,23 @@ class TestDryRun:
         assert (memory["gradients"], memory["adam"], memory["ema"]) == (4 * parameters, 8 * parameters, 4 * parameters)
         assert memory["weights"] >= size_of(trained.parameters()) and memory["together"] == sum(memory.values()) - memory["together"]
         assert main([*vae_command(root, base, tmp_path / "run"), "--dry-run"]) == 0
-        undivided = json.loads(capsys.readouterr().out.splitlines()[-1])["bytes_per_process"]["activations"]
-        assert undivided == 2 * memory["activations"]
+        printed = capsys.readouterr().out
+        assert json.loads(printed.splitlines()[-1])["bytes_per_process"]["activations"] == 2 * memory["activations"]
+        assert "1 process x 1 part x 4 images" in printed
+
+    def test_memory_is_that_of_the_largest_size(self, root, base, tmp_path):
+        config = vae_config(root, base, tmp_path / "run", dry_run=True)
+
+        def activations(**data):
+            return vae.main(replace(config, data=replace(config.data, **data)))["bytes_per_process"]["activations"]
+
+        assert activations(sizes=(32, 64, 32)) == activations(size=64) > 3 * activations(size=32)
 
     def test_activations_are_what_autograd_keeps(self, root, base, tmp_path):
         from diffharmony.train.data import HarmonizationDataset
 
         images = HarmonizationDataset(DataConfig(roots=(root,), size=32), 0)
-        assert measure_activations(Line(), images, "no") == (4 * 3 * 32 * 32, "float32")
+        assert measure_activations(Line(), images.examples(1), "no") == (4 * 3 * 32 * 32, "float32")
 
     def test_refuses_what_a_run_would(self, root, base, tmp_path):
         with pytest.raises(FileNotFoundError, match="list file 'none.txt' must exist"):
