@@ -62,7 +62,7 @@ class GenerateConfig(RecipeOptions):
       diffharmony generate --data iHarmony4 --list IHD_train.txt --vae inverse_harmony_vae.safetensors --unet inverse_unet.safetensors \\
           --out candidates --size 512 --device cuda --dtype bfloat16
       accelerate launch -m diffharmony generate --data photographs --out photographs --candidates 10
-      accelerate launch --cpu --num_processes 4 -m diffharmony generate --data photographs --out candidates
+      torchrun --nproc_per_node 4 -m diffharmony generate --data photographs --out candidates
       diffharmony generate --data photographs --out again --only HCOCO/cand_composite_images/a0001_1_7.png
     """
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,31 @@ from ..common.allocator import keep_freed_memory
 from .config import OptimConfig, RunConfig
 from .zero import check_zero, hide_from_transformers, zero_plugin, zero_wanted
 
+logger = logging.getLogger("diffharmony")
 PATIENCE = timedelta(hours=6)  # the first process may encode a data set's latents while the others wait
 
 
 def processes() -> PartialState:
-    """The processes of this training, which `accelerate launch` or torchrun started: index, number, device."""
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    """The processes of this training, which `accelerate launch` or torchrun started: index, number, device. On CPUs torchrun alone
+    starts several."""
     if "LOCAL_RANK" not in os.environ:
-        return PartialState(cpu=cpu)
+        _warn_of_one_process()
+        return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if not (torch.cuda.is_available() or zero_wanted() or parse_flag_from_env("ACCELERATE_USE_FSDP")):
+        # of torchrun's processes accelerate would take each for the only one
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     # accelerate names none of its own for DeepSpeed without a GPU, and would take each process for the only one
     backend = {"backend": "gloo"} if zero_wanted() and not cpu and not torch.cuda.is_available() else {}
     return PartialState(cpu=cpu, timeout=PATIENCE, **backend)
+
+
+@cache
+def _warn_of_one_process() -> None:
+    """`accelerate launch --cpu --num_processes 2` starts one process, and leaves only this trace of it."""
+    told = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    if told and not any(name in os.environ for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")):
+        logger.warning("accelerate launch starts one process on a CPU, whatever --num_processes. Use torchrun --nproc_per_node N -m …")
 
 
 def on_main(call: Callable[[], Any]) -> Any:
@@ -118,7 +134,7 @@ def check_accelerate(run: RunConfig) -> None:
         # every process reads all weights here: with it, transformers would leave those of text encoders empty in all but the first
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         if processes().distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU) and processes().device.type == "cpu":
-            raise ValueError("FSDP must run on GPUs (accelerate ignores it on CPUs), got none. Launch with --cpu --num_processes N instead.")
+            raise ValueError("FSDP must run on GPUs (accelerate ignores it on CPUs), got none. Launch with torchrun --nproc_per_node N instead.")
 
 
 def _check_sharding(accelerator: Accelerator) -> None:

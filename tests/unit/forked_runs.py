@@ -101,8 +101,8 @@ class ForkedRuns:
     def start_processes(
         self, count: int, *arguments, function: str = "diffharmony.__main__:main", environment: dict[str, str] | None = None
     ) -> list[Run]:
-        """`accelerate launch --cpu --num_processes <count> -m diffharmony <arguments>`, without its start-up: its environment, and what
-        else it would set. function: what to call with the list of arguments in its place."""
+        """`torchrun --nproc_per_node <count> -m diffharmony <arguments>` without its start-up, and with accelerate told to use CPUs.
+        environment: what else is set. function: what to call with the list of arguments in its place."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -20,7 +20,7 @@ from diffharmony.evaluation.reproduce.figures import draw_figure_2, draw_figure_
 from diffharmony.evaluation.reproduce.augmented import Small
 from diffharmony.evaluation.reproduce.miniature import TINY, Miniature, make_setting
 from diffharmony.evaluation.reproduce.paper import MINIATURES, TABLES, Method, Row, Table
-from diffharmony.evaluation.reproduce.run import Setting, find_models, markdown, prediction_folder, run_table
+from diffharmony.evaluation.reproduce.run import Setting, find_models, markdown, prediction_folder, predictions_place, run_table
 from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from diffharmony.train.data import read_list
@@ -64,7 +64,8 @@ def test_rows_are_what_harmonize_gives(data, tmp_path):
         vae, unet, pil_to_tensor(Image.open(pair.composite)), pil_to_mask(Image.open(pair.mask)), 5, 2, size="native", paste_background=False
     )
     expected = tensor_to_pil(expected)[0].resize((32, 32), Image.Resampling.BILINEAR)
-    found = Image.open(prediction_folder(tmp_path, row, 0) / "t2_1_1.png")
+    place = predictions_place(tmp_path, read_list(data, "IHD_test.txt"))
+    found = Image.open(prediction_folder(place, row, 0) / "t2_1_1.png")
     assert np.array_equal(np.asarray(found), np.asarray(expected))
     names = {row["name"]: row for row in result["rows"]}
     assert names["HDNet"]["figures"] == {} and names["HDNet"]["remark"] == "paper only"
@@ -80,7 +81,8 @@ def test_rows_are_what_harmonize_gives(data, tmp_path):
 def test_a_killed_run_is_gone_on_with(data, tmp_path):
     setting, state = small(data), PartialState(cpu=True)
     first = run_table(TABLES["table1"], setting, tmp_path, state=state)
-    folder = prediction_folder(tmp_path, TABLES["table1"].rows[3], 0)
+    place = predictions_place(tmp_path, setting.pairs())
+    folder = prediction_folder(place, TABLES["table1"].rows[3], 0)
     kept, lost = folder / "t0_1_1.png", folder / "t1_1_1.png"
     before, stamp = lost.read_bytes(), kept.stat().st_mtime_ns
     lost.unlink()
@@ -104,7 +106,7 @@ def test_two_processes_write_what_one_writes(data, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # what `accelerate launch --cpu --num_processes 2` sets
+    # what `torchrun --nproc_per_node 2` sets
     shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
               "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
     started = [

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -48,6 +51,28 @@ def test_two_processes_give_the_weights_of_one(runs, root, base, tmp_path):
     differences = torch.cat([(weights_of(one)[name] - tensor).abs().flatten() for name, tensor in weights_of(two).items()])
     assert differences.max() < 2e-4 and differences.mean() < 1e-6
     assert len(list((two / "state").iterdir())) == 2
+
+
+def launched(launcher, *command):
+    """What a launcher's own command line prints, with nothing in the environment that another one set."""
+    unset = ("ACCELERATE_USE_CPU", "LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", *launcher, "-m", "diffharmony", *map(str, command)]
+    run = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr
+
+
+def test_torchrun_starts_several_on_a_cpu(root, base, tmp_path):
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    printed = launched(torchrun, *vae_command(root, base, tmp_path / "plan", optim__accumulation=2), "--dry-run")
+    assert printed.count("2 processes") == 1, printed
+
+
+def test_accelerate_tells_that_it_starts_one_on_a_cpu(root, base, tmp_path):
+    accelerate = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    printed = launched(accelerate, *vae_command(root, base, tmp_path / "plan"), "--dry-run")
+    assert "accelerate launch starts one process on a CPU" in printed and "2 processes" not in printed
 
 
 def test_a_bad_loss_stops_every_process_with_the_images_of_all(runs, root, tmp_path):
