@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +15,7 @@ from ...common.claims import digest
 SUFFIXES = (".jpg", ".jpeg", ".png")
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
 SIDEWAYS = (5, 6, 7, 8)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # common.images has them too, and imports PyTorch
 
 
 class PhotographFolder:
@@ -51,6 +53,15 @@ def without_suffix(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
+def size_of(photograph: Path | None) -> tuple[int, int] | None:
+    """Width and height in a photograph's header; None where it is absent or unreadable."""
+    try:
+        with Image.open(photograph) if photograph else nullcontext() as image:
+            return image and image.size
+    except UNREADABLE:
+        return None
+
+
 def wrong_with(photograph: Path | None, size: tuple[int, int]) -> tuple[str, str] | None:
     """Why a photograph cannot have a mask of `size` (width, height): kind and message, or None. Only its header is read."""
     if photograph is None:
@@ -59,7 +70,7 @@ def wrong_with(photograph: Path | None, size: tuple[int, int]) -> tuple[str, str
         with Image.open(photograph) as image:
             found = image.size
             sideways = found != size and image.getexif().get(ORIENTATION) in SIDEWAYS
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         why = " ".join(str(error).split())
         return "photograph_unreadable", f"{photograph.name} must be a readable image, got an error ({why}). Copy it again."
     if found != size:

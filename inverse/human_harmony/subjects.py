@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ...common.layout import check_name
 from .damage import Damage
 from .filters import Filters
-from .photographs import PhotographFolder, without_suffix, wrong_with
+from .photographs import PhotographFolder, size_of, without_suffix, wrong_with
 from .runs import RunMask, merge_runs, parse_runs
 from .table import CLASS_COLUMN, Record, Table, read_index
 
@@ -80,11 +80,12 @@ def csv_subjects(path: Path, photographs: PhotographFolder, filters: Filters, da
     for name, places in tqdm(index.photographs(), total=index.count(), desc="Photographs", unit="photograph", dynamic_ncols=True):
         survey.photographs += 1
         survey.in_keep_list += filters.keeps(name)
-        mask, classes = _union(table, name, table.records(places), damage)
+        photograph = photographs.find(name)
+        size = _photograph_size(table, table.records(places), photograph)
+        mask, classes = _union(table, name, table.records(places), damage, size)
         reason = filters.drops_name(name)
         if reason is None:
             reason = "no_valid_part" if mask is None else filters.drops_classes(classes) or filters.drops_share(mask.share)
-        photograph = photographs.find(name)
         if reason is None and (wrong := wrong_with(photograph, mask.size)):
             reason, message = wrong
             damage.add(reason, message, line=places[0].line, name=name)
@@ -100,17 +101,27 @@ def _photograph_name(image_id: str) -> str:
     return name
 
 
-def _union(table: Table, name: str, records: Iterator[Record], damage: Damage) -> tuple[RunMask | None, set[int]]:
-    """The union of a photograph's valid parts, None without any, and their classes."""
+def _photograph_size(table: Table, records: Iterator[Record], photograph: Path | None) -> tuple[int, int] | None:
+    """Height and width of the photograph, where a row says the same; a row of another size is the damaged one then."""
+    found = size_of(photograph)
+    sides = None if found is None else (str(found[1]), str(found[0]))
+    given = ((table.value(record, "Height"), table.value(record, "Width")) for record in records) if sides else ()
+    return (found[1], found[0]) if sides in given else None
+
+
+def _union(
+    table: Table, name: str, records: Iterator[Record], damage: Damage, size: tuple[int, int] | None
+) -> tuple[RunMask | None, set[int]]:
+    """The union of a photograph's valid parts, None without any, and their classes. size: height and width that each must have; None: the
+    first valid part's."""
     parts: list[np.ndarray] = []
-    size: tuple[int, int] | None = None
-    size_line, classes = 0, set()
+    whose, classes = "the photograph's", set()
     for record in records:
         kind = "sides"
         try:
             found = _side(table, record, "Height"), _side(table, record, "Width")
             if size not in (None, found):
-                raise ValueError(f"Height, Width must be line {size_line}'s {size[0]}, {size[1]}, got {found[0]}, {found[1]}. Mend it.")
+                raise ValueError(f"Height, Width must be {whose} {size[0]}, {size[1]}, got {found[0]}, {found[1]}. Mend it.")
             kind = "class_id"
             class_id = _class(table, record)
             kind = "runs"
@@ -119,7 +130,7 @@ def _union(table: Table, name: str, records: Iterator[Record], damage: Damage) -
             damage.add(kind, str(error), line=record.line, name=name)
             continue
         if size is None:
-            size, size_line = found, record.line
+            size, whose = found, f"line {record.line}'s"
         parts.append(part)
         if len(parts) >= MOST_PARTS:
             parts = [merge_runs(*parts)]

@@ -131,11 +131,11 @@ def test_damaged_rows_are_named_by_line_and_the_photograph_is_built_from_the_oth
     assert found.rows == 4 + 15
 
 
-def test_the_first_row_that_can_be_used_says_the_size(photographs, tmp_path):
-    rows = [{**row("a1", np.ones((9, 12), bool)), "EncodedPixels": "x"}, *rows_of()]
+def test_a_first_row_of_another_size_than_the_photograph_is_the_damaged_one(photographs, tmp_path):
+    rows = [{**row("a1", np.ones((9, 12), bool)), "Height": 64, "Width": 64}, *rows_of()]
     masks, damage, _ = survey(write_table(tmp_path / "train.csv", rows), photographs)
     assert_all_found(masks)
-    assert damage == [(2, "runs")]
+    assert damage == [(2, "sides")]
 
 
 def test_a_photograph_without_a_valid_part_is_dropped(photographs, tmp_path):
