@@ -49,7 +49,9 @@ class AutoencoderTraining(TrainingConfig):
     latent_noise: float = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
 
-    idle_with: ClassVar[dict[str, str]] = {name: "init" for name in ("block_out_channels", "layers_per_block", "norm_num_groups")}
+    idle_with: ClassVar[dict[str, str]] = {
+        **TrainingConfig.idle_with, **{name: "init" for name in ("block_out_channels", "layers_per_block", "norm_num_groups")},
+    }  # fmt: skip
 
 
 PRESETS = {"tiny": ("the tiny family's base, made for two CPU cores", AutoencoderTraining())}

@@ -92,7 +92,8 @@ class ClassifierTraining(TrainingConfig):
 
     idle_without: ClassVar[dict[str, str]] = {}
     idle_with: ClassVar[dict[str, str]] = {
-        "architecture": "init", "backbone_weights": "init", "held_out": "run.validation_list", "held_out_seed": "run.validation_list",
+        **TrainingConfig.idle_with, "architecture": "init", "backbone_weights": "init", "held_out": "run.validation_list",
+        "held_out_seed": "run.validation_list",
     }  # fmt: skip
 
 

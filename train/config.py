@@ -119,7 +119,7 @@ class TrainingConfig:
 
     idle_without: ClassVar[dict[str, str]] = {"run.validate_every": "run.validation_list", "run.validation_images": "run.validation_list"}
     """Field (or group of fields) -> the field without which it does nothing."""
-    idle_with: ClassVar[dict[str, str]] = {}
+    idle_with: ClassVar[dict[str, str]] = {"data.list_file": "data.list_files"}
     """Field (or group of fields) -> the field with which it does nothing."""
 
 
@@ -174,6 +174,7 @@ def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
         for size in sizes:
             if size % 8:
                 raise ValueError(f"{name} must be a multiple of 8, got {size}. Choose 256, say.")
+    _check_distinct(config)
     if config.optim.batch_size % config.optim.accumulation:
         raise ValueError(
             f"optim.accumulation must divide the batch size {config.optim.batch_size}, got {config.optim.accumulation}. Choose a divisor."
@@ -193,6 +194,23 @@ def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
         from .processes import check_accelerate
 
         check_accelerate(config.run)
+
+
+def _check_distinct(config: TrainingConfig) -> None:
+    from .state import states_of
+
+    if states_of(config.run.out):  # a run that was begun before this was refused goes on
+        return
+    data = config.data
+    seen: set[Path] = set()
+    for root, list_file in zip(data.roots, data.list_files or (data.list_file,) * len(data.roots)):
+        place = Path(root, list_file).resolve()
+        if place in seen:
+            raise ValueError(
+                f"data.roots must not name one folder twice with one list, got {root} again, {list_file}. Leave it out, and say with "
+                "data.weights how often each is drawn from."
+            )
+        seen.add(place)
 
 
 def check_one_size(data: DataConfig, where: str) -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from .config import TrainingConfig, field_of
 
+NOT_GIVEN = (None, False, ())
+
 
 def given_fields(arguments: list[str]) -> set[str]:
     """The dotted fields that command-line arguments name: `--optim.batch-size 4`, `--run.no-resume` -> optim.batch_size, run.resume."""
@@ -24,10 +26,10 @@ def settle(config: TrainingConfig, arguments: list[str]) -> TrainingConfig:
     if "optim.epochs" in given:
         config = replace(config, optim=replace(config.optim, steps=None))
     for name, needed in config.idle_without.items():
-        if _names(given, name) and field_of(config, needed) in (None, False):
+        if _names(given, name) and field_of(config, needed) in NOT_GIVEN:
             raise ValueError(f"{name} must go with {needed}, which is {field_of(config, needed)}: alone it does nothing. Set that, or leave it out.")
     for name, other in config.idle_with.items():
-        if _names(given, name) and field_of(config, other) is not None:
+        if _names(given, name) and field_of(config, other) not in NOT_GIVEN:
             raise ValueError(f"{name} must not go with {other}, beside which it does nothing, got both. Leave out one.")
     return config
 

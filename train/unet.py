@@ -81,7 +81,7 @@ class UNetTraining(TrainingConfig):
     idle_without: ClassVar[dict[str, str]] = {
         **TrainingConfig.idle_without, "background_weight": "foreground_weighted", "widen_input": "init", "empty_prompt": "init",
     }  # fmt: skip
-    idle_with: ClassVar[dict[str, str]] = {"architecture": "init"}
+    idle_with: ClassVar[dict[str, str]] = {**TrainingConfig.idle_with, "architecture": "init"}
 
 
 PRESETS: dict[str, tuple[str, UNetTraining]] = {

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from filelock import FileLock
 from diffharmony.__main__ import main
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
 from diffharmony.tests.unit.made_training import small_vae, unet_config, vae_command, vae_config
-from diffharmony.train import autoencoder, unet, vae
-from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
+from diffharmony.train import autoencoder, classifier, refinement, unet, vae
+from diffharmony.train.config import DataConfig, OptimConfig, RunConfig, check
 from diffharmony.train.loop import Task
 from diffharmony.train.plan import measure_activations, size_of
 from diffharmony.train.settle import settle
@@ -39,6 +40,22 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             vae.main(config)
         assert not (tmp_path / "run").exists()
+
+    def test_one_folder_twice(self, root, base, tmp_path, monkeypatch):
+        monkeypatch.chdir(root.parent)
+        twice = DataConfig(roots=(root, Path(root.name)), size=32, workers=0)
+        config = vae_config(root, base, tmp_path / "run", data=twice)
+        message = f"data.roots must not name one folder twice with one list, got {root.name} again, IHD_train.txt. Leave it out"
+        for dry_run in (True, False):
+            with pytest.raises(ValueError, match=message):
+                vae.main(replace(config, dry_run=dry_run))
+        with pytest.raises(ValueError, match="IHD_train.txt"):
+            check(replace(config, data=replace(twice, list_files=("IHD_train.txt", "./IHD_train.txt"))))
+        check(replace(config, data=replace(twice, list_files=("IHD_train.txt", "train.jsonl"))))  # which weights mix
+        # a run that was begun so, when it was not refused, goes on
+        (tmp_path / "run" / "state").mkdir(parents=True)
+        (tmp_path / "run" / "state" / "step-00000002.pt").touch()
+        check(config)
 
     def test_a_loss_that_is_not_finite_names_the_images(self, root, base, tmp_path):
         broken = HarmonyVAE.from_autoencoder_kl(small_vae())
@@ -87,6 +104,10 @@ class TestOptions:
             (unet, ["--background-weight", "0.3"], {"foreground_weighted": False}, "background_weight must go with foreground_weighted"),
             (unet, ["--architecture.layers-per-block", "2"], {"init": "unet"}, "architecture must not go with init"),
             (autoencoder, ["--norm-num-groups", "4"], {"init": "vae"}, "norm_num_groups must not go with init"),
+            *(
+                (trainer, ["--data.list-file", "a.txt"], {"data": DataConfig(list_files=("b.txt",))}, "data.list_file must not go with data.list_files")
+                for trainer in (autoencoder, vae, unet, refinement, classifier)
+            ),
         ],
     )
     def test_options_that_would_do_nothing(self, preset, arguments, changes, message):
