@@ -18,7 +18,7 @@ from ...common.images import read_picture
 from ...train.data import Pair, read_list
 from ..tables import markdown_table
 from .paper import FIGURE_2_PAPER, FIGURE_2_THRESHOLD, TABLES
-from .run import Setting, prediction_folder, run_table
+from .run import Setting, prediction_folder, predictions_place, run_table
 
 EXAMPLES = 8
 
@@ -62,11 +62,12 @@ def draw_figure_3(setting: Setting, out: Path, *, state, seed: int) -> tuple[dic
     if not result:
         return {}, ""
     pairs = setting.pairs()
+    place = predictions_place(out, pairs)
     chosen = [pairs[round(position)] for position in np.linspace(0, len(pairs) - 1, min(EXAMPLES, len(pairs)))]
     side = (setting.kept, setting.kept)
     columns = {name: [read_picture(getattr(pair, name)).convert("RGB").resize(side) for pair in chosen] for name in ("composite", "mask")}
     for row in table.rows:
-        folder = None if row.method is None else prediction_folder(out, row, 0)
+        folder = None if row.method is None else prediction_folder(place, row, 0)
         if folder is not None and folder.is_dir():
             columns[row.name] = [read_picture(folder / f"{pair.composite.stem}.png") for pair in chosen]
     columns["real"] = [read_picture(pair.real).convert("RGB").resize(side) for pair in chosen]
@@ -112,7 +113,6 @@ def draw_examples(columns: dict[str, Sequence[Image.Image]], path: Path, heading
 
 def _share(path: Path) -> float:
     return float((np.asarray(read_picture(path).convert("L")) >= 128).mean())
-
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -79,7 +79,8 @@ def make_setting(table: str, mini: Miniature, work: Path) -> Setting:
         trainings = [_vae_training(mini, work, seed, name, **cell) for seed in range(mini.seeds) for name, cell in CELLS[table].items()]
         train_all(trainings, mini.jobs, trained, broken)
     count = mini.composites // 3 * 3
-    heading = f" — MINIATURE: tiny family, {count} composites of our own, sizes a quarter of the paper's, measured at {KEPT} px, {mini.seeds} seeds"
+    seeds = "1 seed" if mini.seeds == 1 else f"{mini.seeds} seeds"
+    heading = f" — MINIATURE: tiny family, {count} composites of our own, sizes a quarter of the paper's, measured at {KEPT} px, {seeds}"
     return Setting(make_test_data(mini, work), "IHD_test.txt", trained, broken, SIZE_DIVISOR, KEPT, heading=heading)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ STEPS = 5  # SPEC §2
 
 @dataclass(frozen=True)
 class Settings:
-    """What a folder of predictions was made with. `checkpoints` maps names to digests of the files."""
+    """What a folder of predictions was made with. checkpoints: name -> digest of the file. composites: their fingerprint."""
 
     size: int
     kept: int
@@ -33,6 +35,21 @@ class Settings:
     steps: int
     seed: int
     checkpoints: dict[str, str]
+    composites: str
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """Of what predictions are made from: the composites and masks in their order, by name, size and time of change of the files, wherever
+    the data set lies. How many, then 12 hex digits. Raises: FileNotFoundError for a file that does not exist."""
+    sha = hashlib.sha256()
+    for pair in pairs:
+        for path in (pair.composite, pair.mask):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent}. Complete the data set or mend its list.") from None
+            sha.update(f"{pair.subset}/{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
+    return f"{len(pairs)}-{sha.hexdigest()[:12]}"
 
 
 def predict(
@@ -53,13 +70,13 @@ def predict(
     Composite and mask are brought to `size` x `size`, harmonized there (background as the models leave it: the evaluator pastes
     the real one), and saved at `kept` x `kept` by Pillow's bilinear filter, as the evaluator would reduce it. Image i is sampled with seed + i,
     whatever the number of processes. models: checkpoint name -> path.
-    Raises: ValueError when the folder was begun with other settings; as the loaders do. Source: SPEC §2, §8.
+    Raises: ValueError when the folder was begun with other settings or composites; as the loaders do. Source: SPEC §2, §8.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
     def begin() -> None:
         digests = {name: digest(models[name]) for name in method.models}
-        claim(folder, asdict(Settings(size, kept, method.conditional, STEPS, seed, digests)))
+        claim(folder, asdict(Settings(size, kept, method.conditional, STEPS, seed, digests, fingerprint(pairs))))
 
     # a process that works alone may be one of several, the others waiting for it elsewhere
     on_main(begin) if processes > 1 else begin()
@@ -86,5 +103,3 @@ def _path(folder: Path, pair: Pair) -> Path:
 
 def _square(image: Image.Image, side: int) -> Image.Image:
     return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
-
-

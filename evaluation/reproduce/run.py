@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...train.data import Pair, read_list
+from ...train.processes import on_main
 from ..evaluator import evaluate
 from ..tables import markdown_table
 from .paper import FIGURES, Row, Table
-from .predict import predict
+from .predict import fingerprint, predict
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,18 @@ def run_table(table: Table, setting: Setting, out: Path, *, state: Any, seed: in
     """Harmonize (every process its share), then measure (the main process).
 
     state: accelerate's PartialState. Returns, on the main process: {"title", "heading", "rows": [{"name", "paper", "figures", "spread", "runs",
-    "missing"}], "differences": [...]}; an empty dict on the others.
+    "remark"}], "differences": [...]}; an empty dict on the others. A run is {"seed", **figures}; its seed is None for the composites, which
+    are the same for every seed.
     """
     pairs = setting.pairs()
+    place = on_main(lambda: predictions_place(out, pairs))
     folders: dict[tuple[str, int], Path] = {}
     for turn, models in enumerate(setting.models):
         for row in table.rows:
             if row.method is None or any(name not in models for name in row.method.models):
                 continue
             members = [pair for pair in pairs if row.subset in (None, pair.subset)]
-            folder = prediction_folder(out, row, turn)
+            folder = prediction_folder(place, row, turn)
             folders[row.name, turn] = folder
             predict(
                 row.method, models, members, folder, size=row.method.size // setting.size_divisor, kept=setting.kept, seed=seed + turn * 1_000_003,
@@ -105,7 +108,7 @@ def _measure(row: Row, setting: Setting, pairs: list[Pair], folders: dict[tuple[
     for turn, models in enumerate(setting.models):
         if row.method is None:
             if turn == 0:
-                record["runs"].append(_figures(row, setting, pairs, None, out, measured))
+                record["runs"].append({"seed": None, **_figures(row, setting, pairs, None, out, measured)})
             continue
         missing = [name for name in row.method.models if name not in models]
         if missing:
@@ -113,7 +116,7 @@ def _measure(row: Row, setting: Setting, pairs: list[Pair], folders: dict[tuple[
             diverged = [name for name in missing if name in failed]
             remarks.append(f"seed {turn}: training diverged" if diverged else f"no checkpoint {', '.join(missing)}")
             continue
-        record["runs"].append(_figures(row, setting, pairs, folders[row.name, turn], out, measured))
+        record["runs"].append({"seed": turn, **_figures(row, setting, pairs, folders[row.name, turn], out, measured)})
     record["remark"] = "; ".join(dict.fromkeys(remarks))
     for name in FIGURES:
         values = [run[name] for run in record["runs"] if run[name] is not None]
@@ -148,17 +151,21 @@ def _differences(table: Table, rows: dict[str, dict[str, Any]]) -> list[dict[str
     found = []
     for name, better, worse in table.differences:
         ours, theirs = rows[better], rows[worse]
-        count = min(len(ours["runs"]), len(theirs["runs"]))
-        # composites are the same for every seed
-        pairs = [(ours["runs"][-1 if len(ours["runs"]) == 1 else i], theirs["runs"][-1 if len(theirs["runs"]) == 1 else i])
-                 for i in range(max(len(ours["runs"]), len(theirs["runs"])) if count else 0)]  # fmt: skip
-        values = [a["PSNR"] - b["PSNR"] for a, b in pairs]
+        values = _paired(ours["runs"], theirs["runs"])
         paper = (ours["paper"]["PSNR"] or math.nan) - (theirs["paper"]["PSNR"] or math.nan)
         mean = statistics.fmean(values) if values else None
         verdict = "not measured" if mean is None else "paper gives none" if math.isnan(paper) else "same" if mean * paper > 0 else "**opposite**"
         spread = statistics.stdev(values) if len(values) > 1 else None
         found.append({"name": name, "PSNR": mean, "spread": spread, "paper": None if math.isnan(paper) else paper, "verdict": verdict, "runs": values})
     return found
+
+
+def _paired(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[float]:
+    """PSNR of ours less that of theirs, for each seed that both have; the composites' one run goes with every seed."""
+    first, second = ({run["seed"]: run["PSNR"] for run in runs} for runs in (ours, theirs))
+    seeds = [seed for seed in {**first, **second} if seed is not None]
+    found = [(first.get(seed, first.get(None)), second.get(seed, second.get(None))) for seed in seeds]
+    return [a - b for a, b in found if a is not None and b is not None]
 
 
 def _shown(value: float | None, spread: float | None = None, sign: bool = False) -> str:
@@ -168,8 +175,14 @@ def _shown(value: float | None, spread: float | None = None, sign: bool = False)
     return text if spread is None else f"{text} ± {spread:.2f}"
 
 
-def prediction_folder(out: Path, row: Row, turn: int) -> Path:
-    """Where the predictions of a row with a method lie, for one seed's turn."""
+def predictions_place(out: Path, pairs: list[Pair]) -> Path:
+    """Where every row's predictions for these composites lie. Those for others, another data set's or list's, lie elsewhere: a prediction
+    bears its composite's name alone, and its noise is drawn by the composite's place in the list."""
+    return out / "predictions" / fingerprint(pairs)
+
+
+def prediction_folder(place: Path, row: Row, turn: int) -> Path:
+    """The folder in predictions_place for a row with a method, for one seed's turn."""
     method = row.method
     parts = (method.vae, method.unet, method.refinement, str(method.size), row.subset, f"seed{turn}")
-    return out / "predictions" / "-".join(part for part in parts if part)
+    return place / "-".join(part for part in parts if part)

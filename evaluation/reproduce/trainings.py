@@ -31,8 +31,8 @@ class Training:
 def train_all(
     trainings: Sequence[Training], jobs: int, trained: Sequence[dict[str, Path]], broken: Sequence[dict[str, str]]
 ) -> None:
-    """Train what is missing. Each checkpoint goes into its seed's dict of `trained`; where the loss was not finite, that is
-    written down and goes into `broken` instead.
+    """Train what is missing. Each checkpoint goes into its seed's dict of `trained`; where loss or weights were not finite,
+    that is written down and goes into `broken` instead.
 
     jobs: trainings at a time. Above 1, each has a process with one thread.
     """
@@ -56,7 +56,10 @@ def _train(training: Training) -> tuple[Path | None, str]:
         return None, read_json(verdict)["why"]
     try:
         return Path(training.main(training.config)["checkpoint"]), ""
-    except FloatingPointError as error:
+    except (FloatingPointError, ValueError) as error:
+        # a finite loss whose gradients overflow shows in the weights alone, which write_checkpoint refuses with a ValueError
+        if not isinstance(error, FloatingPointError) and " must be finite in torch." not in str(error):
+            raise
         with written_whole(verdict) as temporary:
             temporary.write_text(json.dumps({"why": str(error)}) + "\n", encoding="utf-8")
         return None, str(error)
