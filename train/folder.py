@@ -56,7 +56,10 @@ def check_goes_on(config: TrainingConfig) -> None:
     if not config.run.resume:
         raise FileExistsError(f"run.out must hold no state when run.resume is off, got {states[-1]}. Choose another folder, or resume.")
     if (out / CONFIG).is_file():
-        _check_same(_with_new_fields(read_json(out / CONFIG), config), as_dict(config), out)
+        before, now = _with_new_fields(read_json(out / CONFIG), config), as_dict(config)
+        if now["data"]["list_files"]:  # beside which list_file does nothing
+            before["data"]["list_file"] = now["data"]["list_file"]
+        _check_same(before, now, out)
 
 
 def hold(out: Path, option: str = "run.out") -> None:
@@ -103,7 +106,16 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path, prefix: 
         old, new, dotted = before.get(name), now.get(name), prefix + name
         if isinstance(old, dict) and isinstance(new, dict):
             _check_same(old, new, out, f"{dotted}.")
-        elif old != new and dotted not in FREE:
+        elif dotted not in FREE and not _same(old, new):
             raise ValueError(
                 f"{dotted} must be {old!r} to go on with the run in {out}, got {new!r}. Choose another run.out, or go on with the same settings."
             )
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two values of a saved config say the same. One place has several spellings: relative, absolute, through a link."""
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, str) and isinstance(new, str):
+        return old == new or Path(old).resolve() == Path(new).resolve()
+    return old == new

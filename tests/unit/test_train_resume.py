@@ -196,6 +196,23 @@ def test_a_run_saved_before_fields_were_added_goes_on(root, base, tmp_path):
         vae.main(replace(config, latent_noise=0.5))
 
 
+def test_another_spelling_of_a_place_is_no_other_setting(root, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    config = vae_config(root, base, tmp_path / "run")
+    vae.main(replace(config, data=replace(config.data, roots=(Path(root.name),))))
+    spelled = replace(config, init=f"{base.parent}/../{base.parent.name}/{base.name}", optim=replace(config.optim, steps=5))
+    assert vae.main(spelled)["steps"] == 5
+    with pytest.raises(ValueError, match="data.roots must be .* to go on with the run"):
+        vae.main(replace(config, data=replace(config.data, roots=(make_pairs(tmp_path / "other"),))))
+
+
+def test_a_list_file_that_did_nothing_may_be_left_out(root, base, tmp_path):
+    config = vae_config(root, base, tmp_path / "run")
+    ignored = replace(config.data, list_file="ignored.txt", list_files=("IHD_train.txt",))
+    vae.main(replace(config, data=ignored))
+    assert vae.main(replace(config, data=replace(ignored, list_file="IHD_train.txt")))["steps"] == 4
+
+
 class Numbers(torch.utils.data.Dataset):
     """Samples of four numbers; the one at counter `broken` cannot be had, as if the process died there."""
 
