@@ -52,6 +52,11 @@ def pil_to_tensor(image: Image.Image) -> torch.Tensor:
 
 def pil_to_mask(image: Image.Image) -> torch.Tensor:
     """A PIL image as a mask, [1, 1, H, W] float32 in [0, 1]; see `load_mask`."""
+    return torch.from_numpy(np.asarray(grey_mask(image), dtype=np.float32) / 255.0)[None, None]
+
+
+def grey_mask(image: Image.Image) -> Image.Image:
+    """A PIL image as a mask of mode "L"; see `load_mask`."""
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode in ("LA", "RGBA"):
@@ -59,7 +64,7 @@ def pil_to_mask(image: Image.Image) -> torch.Tensor:
         alpha = image.getchannel("A")
         if all(low == high for low, high in colours) and alpha.getextrema() != (255, 255):
             image = alpha
-    return torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255.0)[None, None]
+    return image.convert("L")
 
 
 def tensor_to_pil(image: torch.Tensor) -> list[Image.Image]:
@@ -179,6 +184,12 @@ def read_picture(path: Path) -> Image.Image:
     Raises: FileNotFoundError, ValueError as open_image.
     """
     return eight_bit(open_image(path, upright=False))
+
+
+def read_mask(path: Path) -> Image.Image:
+    """A mask of a data set, of mode "L"; where colour is the same all over and the file has transparency, that is the mask, as for
+    `load_mask`. Read, and raises, as read_picture."""
+    return grey_mask(read_picture(path))
 
 
 def image_info(path: str | os.PathLike) -> dict[str, Any]:

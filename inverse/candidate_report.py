@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..common.claims import digest
 from ..common.devices import find_device
-from ..common.images import pil_to_mask, pil_to_tensor, read_picture, save_image
+from ..common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, save_image
 from ..common.layout import TEST_LIST
 from ..common.masks import binarize_mask
 from ..diffusion.unet import load_unet
@@ -138,7 +138,7 @@ def report_text(report: dict[str, Any]) -> str:
 
 def _made(pairs: Sequence[Pair], vae, unet, config: CandidateReport) -> Iterable[tuple[Pair, torch.Tensor, torch.Tensor, torch.Tensor]]:
     for pair in tqdm(pairs, desc="candidates", unit="pair", dynamic_ncols=True):
-        real, mask = pil_to_tensor(read_picture(pair.real)), pil_to_mask(read_picture(pair.mask))
+        real, mask = pil_to_tensor(read_picture(pair.real)), pil_to_mask(read_mask(pair.mask))
         image, number = pair.mask.stem.rsplit("_", 1)
         seeds = [candidate_seed(config.seed, image, number, k) for k in range(1, config.candidates + 1)]
         yield pair, real, mask, generate_candidates(vae, unet, real, mask, seeds, steps=config.steps, size=config.size)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..common.claims import digest
 from ..common.devices import find_device
-from ..common.images import pil_to_mask, pil_to_tensor, read_picture
+from ..common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture
 from ..common.layout import TEST_LIST
 from ..train.data import Pair, read_list
 from .classifier import HarmonyClassifier, load_harmony_classifier, unharmonious_probability
@@ -135,7 +135,7 @@ def report_text(report: dict[str, Any]) -> str:
 def _read(pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
     """Composite and real image [2, 3, H, W] in -1..1, mask [1, 1, H, W] in 0..1."""
     images = [pil_to_tensor(read_picture(path)) for path in (pair.composite, pair.real)]
-    mask = pil_to_mask(read_picture(pair.mask))
+    mask = pil_to_mask(read_mask(pair.mask))
     if not images[0].shape[2:] == images[1].shape[2:] == mask.shape[2:]:
         sizes = ", ".join(f"{item.shape[-1]} x {item.shape[-2]} px" for item in (*images, mask))
         raise ValueError(f"composite, real image and mask must have one size, got {sizes} for {pair.composite}. Mend the data set.")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..common.images import read_picture
+from ..common.images import read_mask, read_picture
 from ..train.data import Pair
 from ..train.synthetic.recolor import change_light, foreground_mse, is_usable
 from .classifier import HarmonyClassifier, unharmonious_probability
@@ -45,7 +45,7 @@ def plant(pair: Pair, seed: int, number: int, count: int = CANDIDATES) -> Plante
     """
     generator = np.random.default_rng((seed, number))
     real = np.asarray(read_picture(pair.real).convert("RGB"))
-    mask = np.array(read_picture(pair.mask).convert("L"))
+    mask = np.array(read_mask(pair.mask))
     found = _recoloured(real, mask, generator)
     if found is None:
         return None

@@ -31,7 +31,7 @@ from .classifier_data import (
     HeldOut,
     cache_features,
     check_apart,
-    photograph,
+    photographs_of,
     split_photographs,
 )
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, check_one_size, prepare
@@ -273,7 +273,7 @@ def report_held_out(checkpoint: Path, held_out: HeldOut, config: ClassifierTrain
             for found, values in zip((composites, reals), task.probabilities(batch)):
                 found.append(values.cpu())
     composites, reals = torch.cat(composites).numpy(), torch.cat(reals).numpy()
-    photographs = len({photograph(pair) for pair in held_out.pairs})
+    photographs = len(set(photographs_of(held_out.pairs)))
     report = {"pairs": len(held_out.pairs), "photographs": photographs, **measure_probabilities(composites, reals)}
     with written_whole(config.run.out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

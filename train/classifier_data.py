@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.io import decode_jpeg, encode_jpeg
 
+from ..common.same_files import same_files
 from ..inverse.classifier_model import HarmonyClassifier
 from .batches import Cut, make_loader
 from .cached import CachedDataset, Views, cached, cut_settings, files_of
@@ -84,20 +85,34 @@ def treat_alike(cut: Cut, rng: np.random.Generator) -> Cut:
     return cut._replace(composite=treat(cut.composite), real=treat(cut.real))
 
 
-def photograph(pair: Pair) -> tuple[str, str]:
-    """What says which photograph a pair is made of: subset and real image, whatever the root and suffix."""
-    return pair.subset, pair.real.stem
+def photographs_of(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
+    """Which photograph each pair is made of: subset and real image's name, whatever the root and suffix. Real images that are the same,
+    byte for byte, are one photograph, whatever their names: it has the first of these."""
+    pairs = list(pairs)
+    keys = {str(pair.real): (pair.subset, pair.real.stem) for pair in pairs}
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def stands_for(key: tuple[str, str]) -> tuple[str, str]:
+        while key in first:
+            key = first[key]
+        return key
+
+    for name, other in same_files((name, Path(name)) for name in keys if Path(name).is_file()).items():
+        low, high = sorted((stands_for(keys[name]), stands_for(keys[other])))
+        if low != high:
+            first[high] = low
+    return [stands_for(keys[str(pair.real)]) for pair in pairs]
 
 
 def split_photographs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices of the pairs to train on, and of those held out: all composites of about `share` of the photographs.
 
     Every photograph, real image and composites, is on one side. Which side depends on seed, subset and name only, so that it stays
-    where it is when others come or go. Raises: ValueError where a side would be empty.
+    where it is when others come or go, but for copies of it under a name that comes first. Raises: ValueError where a side would be empty.
     """
     sides: tuple[list[int], list[int]] = ([], [])
-    for index, pair in enumerate(pairs):
-        digest = hashlib.sha256(json.dumps([seed, *photograph(pair)]).encode()).digest()
+    for index, photograph in enumerate(photographs_of(pairs)):
+        digest = hashlib.sha256(json.dumps([seed, *photograph]).encode()).digest()
         sides[int.from_bytes(digest[:8], "big") < share * 2**64].append(index)
     if share and not all(sides):
         which = "trained on" if sides[1] else "held out"
@@ -109,7 +124,8 @@ def split_photographs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[l
 
 def check_apart(trained: Sequence[Pair], held_out: Sequence[Pair]) -> None:
     """Raises: ValueError where a photograph is on both sides."""
-    shared = sorted({photograph(pair) for pair in trained} & {photograph(pair) for pair in held_out})
+    found = photographs_of([*trained, *held_out])
+    shared = sorted({*found[: len(trained)]} & {*found[len(trained) :]})
     if shared:
         names = ", ".join("/".join(name) for name in shared[:5])
         raise ValueError(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from ..common.images import UNREADABLE, eight_bit
+from ..common.images import UNREADABLE, eight_bit, grey_mask
 from .lists import Pair
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size. What is left to the resize: with 1.5, the result is as near to that of the
@@ -36,7 +36,7 @@ def read_cut(
     Raises: BadImage for a file that is missing, damaged, truncated, or of another size than the composite.
     """
     with _open(pair.composite) as composite, _open(pair.real) as real, _open(pair.mask) as mask_file:
-        mask = _decoded(mask_file, pair.mask).convert("L")
+        mask = grey_mask(_decoded(mask_file, pair.mask))
         for path, found in ((pair.mask, mask.size), (pair.real, real.size)):
             if found != composite.size:
                 raise BadImage(

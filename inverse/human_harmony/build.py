@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ...common.claims import claim
 from ...common.files import written_whole
 from ...common.layout import CANDIDATES, COMPOSITES, MASKS, REALS, TEST_LIST, TRAIN_LIST, check_name, write_list
+from ...common.same_files import same_files
 from ...train.folder import UNFINISHED, hold, let_go
 from ...train.processes import on_main
 from ..classifier import load_harmony_classifier
@@ -20,7 +21,6 @@ from ..recipe import Recipe
 from ..select_folder import Limits, select_in_folder
 from ..sources import Source
 from .masks import place_subjects
-from .photographs import same_pictures
 from .plan import Input, check_report, counted, in_words
 from .share_curve import PICTURE, check_data_set, draw_shares
 from .split import TEST_SHARE, split_photographs
@@ -54,7 +54,7 @@ class Making:
 
 
 class Prepared(NamedTuple):
-    """Photographs and masks in their places. shares: (name, mask name) -> foreground's share. same: as same_pictures."""
+    """Photographs and masks in their places. shares: (name, mask name) -> foreground's share. same: as same_files."""
 
     sources: list[Source]
     shares: dict[tuple[str, str], float]
@@ -108,7 +108,7 @@ def _prepare(wanted: Input, making: Making, out: Path, subset: str, report: Path
         let_go(out)
         reasons = in_words(survey.dropped)
         raise ValueError(f"at least one photograph with a mask must be left, got none of {survey.photographs} ({reasons}). Relax filters.")
-    return Prepared(sources, shares, same_pictures(files.items()), counts)
+    return Prepared(sources, shares, same_files(files.items()), counts)
 
 
 def _take(out: Path, subset: str, settings: dict[str, Any]) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
 from PIL import Image
-
-from ...common.claims import digest
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
@@ -80,21 +76,6 @@ def wrong_with(photograph: Path | None, size: tuple[int, int]) -> tuple[str, str
             "photograph that the mask was made on."
         )
     return None
-
-
-def same_pictures(photographs: Iterable[tuple[str, Path]]) -> dict[str, str]:
-    """For each name whose file another one equals byte for byte: the name that stands for all of these, their first by name."""
-    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for name, path in photographs:
-        by_size[path.stat().st_size].append((name, path))
-    found: dict[str, str] = {}
-    for members in by_size.values():
-        by_content: dict[str, list[str]] = defaultdict(list)
-        for name, path in members if len(members) > 1 else ():
-            by_content[digest(path)].append(name)
-        for names in by_content.values():
-            found |= {name: min(names) for name in names if len(names) > 1}
-    return found
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -17,7 +17,7 @@ def split_photographs(
 
     Of the paper's 29,106 photographs that is 26,160 and 2,946; the paper prints 26,157 and 2,946, which do not add up to its 29,106.
     Each name has a place that a hash of it and the seed gives; the first go to the tests. So neither order nor what else there is moves it,
-    but where the border lies. same: a name that stands for all photographs equal to it, as same_pictures gives them; equal ones go to
+    but where the border lies. same: a name that stands for all photographs equal to it, as same_files gives them; equal ones go to
     one side, and the counts are exact where enough others are left to fill up.
     Raises: ValueError for a share outside 0..1. Source: SPEC §6.
     """

@@ -222,11 +222,11 @@ def _masks_of(masks: Path, photographs: PhotographFolder, damage: Damage, survey
 def _read_mask(path: Path) -> tuple[PixelMask | None, tuple[str, str] | None]:
     """A mask, or what is wrong with it: kind and message."""
     # imports PyTorch, which a table does without
-    from ...common.images import pil_to_mask, read_picture
+    from ...common.images import pil_to_mask, read_mask
     from ...common.masks import THRESHOLD
 
     try:
-        values = pil_to_mask(read_picture(path))[0, 0].numpy() >= THRESHOLD
+        values = pil_to_mask(read_mask(path))[0, 0].numpy() >= THRESHOLD
     except ValueError as error:
         return None, ("mask_unreadable", str(error))
     if not values.any():

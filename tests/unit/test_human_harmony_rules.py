@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from diffharmony.common.same_files import same_files
 from diffharmony.inverse.human_harmony.damage import Damage
 from diffharmony.inverse.human_harmony.filters import Filters, read_keep_list
-from diffharmony.inverse.human_harmony.photographs import PhotographFolder, same_pictures
+from diffharmony.inverse.human_harmony.photographs import PhotographFolder
 from diffharmony.inverse.human_harmony.split import TEST_SHARE, split_photographs
 from diffharmony.inverse.human_harmony.subjects import Survey, csv_subjects, folder_subjects
 from diffharmony.tests.unit.made_human_harmony import box, row, write_mask, write_photograph, write_table
@@ -179,4 +180,4 @@ class TestSplit:
     def test_equal_pictures_are_found_by_their_bytes(self, tmp_path):
         for name, content in {"b": b"one", "a": b"one", "c": b"two", "d": b"three", "e": b"one"}.items():
             (tmp_path / name).write_bytes(content)
-        assert same_pictures((name, tmp_path / name) for name in "bacde") == {"a": "a", "b": "a", "e": "a"}
+        assert same_files((name, tmp_path / name) for name in "bacde") == {"a": "a", "b": "a", "e": "a"}

@@ -28,7 +28,7 @@ from diffharmony.train.classifier import (
     main,
     start_classifier,
 )
-from diffharmony.train.classifier_data import ClassifierPairs, check_apart, photograph, split_photographs, treat_alike
+from diffharmony.train.classifier_data import ClassifierPairs, check_apart, photographs_of, split_photographs, treat_alike
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 from diffharmony.train.data import read_list
 from diffharmony.train.lists import Pair
@@ -124,10 +124,20 @@ class TestSplit:
         with pytest.raises(ValueError, match="no photograph must be both trained on and held out, got 1 that are: HCOCO/a1. Take"):
             check_apart([pair("HCOCO", "a1", 1)], [pair("HCOCO", "a1", 2, "b")])
 
+    def test_copies_of_a_photograph_are_one_whatever_their_names(self, tmp_path):
+        """As in a flat data set and what was grown from it, or where one photograph was saved twice."""
+        pairs = [pair("flat", "cat", 1, tmp_path / "a"), pair("more", "pair-2", 1, tmp_path / "b"), pair("more", "dog", 1, tmp_path / "b")]
+        for one, content in zip(pairs, (b"cat" * 9000, b"cat" * 9000, b"dog" * 9000)):
+            one.real.parent.mkdir(parents=True, exist_ok=True)
+            one.real.write_bytes(content)
+        assert photographs_of(pairs) == [("flat", "cat"), ("flat", "cat"), ("more", "dog")]
+        with pytest.raises(ValueError, match="got 1 that are: flat/cat"):
+            check_apart(pairs[:1], pairs[1:])
+
     def test_what_is_trained_on_and_held_out(self, pictures, tmp_path):
         trained, held_out = load_data(config_of(pictures, tmp_path, held_out=0.3))
         assert len(trained) + len(held_out) == 2 * PHOTOGRAPHS and len(trained) == sum(trained.lengths)
-        assert not {photograph(one) for one in trained.pairs} & {photograph(one) for one in held_out.pairs}
+        check_apart(trained.pairs, held_out.pairs)
         names = {sample["name"] for sample in (trained[counter] for counter in range(len(trained)))}
         assert names == {str(one.composite) for one in trained.pairs}  # an epoch
         assert trained.alike and not held_out.alike and not held_out.config.flip
