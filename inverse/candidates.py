@@ -51,7 +51,8 @@ def generate_candidates(
     """Make composites of one real image with the inverse pair: as many as there are seeds.
 
     vae: an inverse HarmonyVAE. unet: an inverse UNet from `load_unet`. real: [1, 3, H, W], floating, -1..1, any size. mask:
-    [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted.
+    [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted;
+    all 0 gives the real image, where it is.
     seeds: one whole number per candidate (see `candidate_seed`). steps, size, keep_detail, device: as in `harmonize`.
     paste_background: outside the mask a candidate is then the real image, bit for bit.
     The real image's latent and condition are computed once, and the UNet's weights are brought into the CPU's order once. Candidate j

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from ..common.claims import claim
 from ..common.devices import cpu_threads
+from ..common.files import check_folder
 from ..common.layout import CANDIDATES, MASKS, REALS
 from ..diffusion.conditioned import working_size
 from ..diffusion.unet import load_unet
@@ -70,6 +71,7 @@ def make_candidates(
     working_size(1, 1, recipe.size)
     if on_bad_image == "stop":
         _check_files(wanted)
+    check_folder(out, "--out")
     vae, unet = load_pair(recipe)
     out.mkdir(parents=True, exist_ok=True)
     plan = _Plan(Place(out, folder, recipe.suffix, placed=not out.samefile(root)), wanted, Ledger(out, manifest))
@@ -84,11 +86,11 @@ def make_candidates(
         on_main(plan.finish)
     finally:
         let_go(out)
-    bad = {path: why for _, bad in outcomes for path, why in bad.items()}
+    made, left = (sum(outcome[place] for outcome in outcomes) for place in (0, 1))
+    bad = {path: why for *_, bad in outcomes for path, why in bad.items()}
     if bad and state.is_main_process:
         logger.warning("%d images could not be used, and have no candidates: %s.", len(bad), name_some([Path(path) for path in bad]))
-    found = sum(len(item.ks) for item in wanted) - sum(len(job.make) for job in jobs)
-    return Made(sum(made for made, _ in outcomes), found, bad, plan.entries)
+    return Made(made, sum(len(item.ks) for item in wanted) - made - left, bad, plan.entries)
 
 
 def _check_files(wanted: Sequence[Wanted]) -> None:

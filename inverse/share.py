@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..common.checkpoint import written_whole
-from ..common.images import open_image, pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
-from ..common.layout import MASKS, REALS, composite_name, place
+from ..common.images import grey_mask, open_image, pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
+from ..common.layout import MASKS, REALS, composite_name, is_placed, place
 from ..common.masks import THRESHOLD
 from ..train.cuts import BadImage
 from ..train.processes import processes
@@ -25,7 +25,7 @@ from .recipe import Recipe
 from .sources import Source
 
 JPEG = {"quality": 95}  # as save_image
-Outcome = tuple[int, dict[str, str]]
+Outcome = tuple[int, int, dict[str, str]]
 
 
 class Job(NamedTuple):
@@ -78,10 +78,10 @@ def make_share(
     *,
     skip: bool,
 ) -> Outcome:
-    """Do these jobs. skip: leave pairs out whose images cannot be used, instead of stopping. Returns: how many candidates were made, and
-    path -> why of the images that could not be used."""
+    """Do these jobs. skip: leave pairs out whose images cannot be used, instead of stopping. Returns: how many candidates were made, how
+    many could not be, and path -> why of the images that could not be used."""
     state = processes()
-    made, bad = 0, {}
+    made, left, bad = 0, 0, {}
     total = sum(len(job.make) for _, job in share)
     process = f", process 1 of {state.num_processes}" if state.num_processes > 1 else ""
     with (
@@ -95,10 +95,11 @@ def make_share(
                 if not skip:
                     raise
                 bad[str(error.path)] = str(error)
+                left += len(job.make)
                 bar.total -= len(job.make)
                 continue
             made += _Pair(source, job, pictures, where, recipe, described, journal, bar).do(vae, unet)
-    return made, bad
+    return made, left, bad
 
 
 class _Pair:
@@ -114,7 +115,7 @@ class _Pair:
         for target, file in self._where.beside(self._source):
             if not target.is_file():
                 place(file, target)
-            elif target.stat().st_size != file.stat().st_size:
+            elif not is_placed(file, target):
                 raise ValueError(f"{target} must be a copy of {file}, got another file. Choose another --out.")
         (self._where.out / self._source.at(self._where.folder, "")).mkdir(parents=True, exist_ok=True)
         make = sorted({*self._job.make, *(k for k in self._job.measure if not self._measured(k))})
@@ -180,7 +181,7 @@ def _read_ahead(share: Sequence[tuple[Source, Job]]) -> Iterator[tuple[tuple[Sou
 
 def _read(source: Source) -> _Pictures:
     """Raises: BadImage."""
-    real, mask_picture = (_open(path).convert(mode) for path, mode in ((source.real_file, "RGB"), (source.mask_file, "L")))
+    real, mask_picture = _open(source.real_file).convert("RGB"), grey_mask(_open(source.mask_file))
     if mask_picture.size != real.size:
         raise BadImage(
             source.mask_file, f"{source.mask_file} must have its real image's size {real.size}, got {mask_picture.size}. Mend the data set."

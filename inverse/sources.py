@@ -59,13 +59,13 @@ def listed_sources(root: Path, list_file: str, folders: Folders, limit: int | No
 
 def folder_sources(root: Path, folders: Folders) -> list[Source]:
     """A pair for every mask of the data set's folder and of each folder in it, `masks/<a>_<m>.png` (or .jpg), with its real image; in
-    the order of their names.
+    the order of their names. A folder in it that a command of ours made is a data set of its own, and left out.
 
     Raises: FileNotFoundError when there is no such folder, or no mask; ValueError for a mask without its number.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"data set {root.name!r} must exist, looked in {root.parent.resolve()}. Check --data.")
-    subsets = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))]
+    subsets = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and not _made(path))]
     found: dict[tuple[str, str, str], Source] = {}
     for subset in subsets:
         if (subset / MASKS).is_dir():
@@ -78,6 +78,10 @@ def folder_sources(root: Path, folders: Folders) -> list[Source]:
         looked = f"looked in {root.resolve()}"
         raise FileNotFoundError(f"masks must lie in <subset>/{MASKS} beside <subset>/{REALS}, {looked}. Check --data, or pass --list.")
     return list(found.values())
+
+
+def _made(folder: Path) -> bool:
+    return any(folder.glob("*.settings.json"))
 
 
 def _source(root: Path, subset: Path, stem: str, suffix: str, folders: Folders) -> Source:

@@ -57,7 +57,7 @@ def printed(capsys):
 
 def test_the_folder_and_its_manifest(models, data, whole):
     names = [f"{subset}/{CANDIDATES}/{image}_{mask}_{k}.png" for subset, image, mask in PAIRS for k in range(1, K + 1)]
-    records = read_manifest(whole / "candidates.jsonl")
+    records = list(read_manifest(whole / "candidates.jsonl"))
     assert [record["file_name"] for record in records] == names
     placed = {f"{subset}/real_images/{image}.png" for subset, image, _ in PAIRS} | {f"{s}/masks/{i}_{m}.png" for s, i, m in PAIRS}
     assert set(contents(whole)) == {*names, *placed, "candidates.jsonl", "candidates.settings.json"}
@@ -138,7 +138,40 @@ def test_a_file_that_is_gone_or_damaged_is_made_again(models, data, whole, tmp_p
     records = [line for line in (out / "candidates.jsonl").read_text(encoding="utf-8").splitlines() if damaged.name not in line]
     (out / "candidates.jsonl").write_text("".join(f"{line}\n" for line in records), encoding="utf-8")
     assert main(command("generate", models, data, out)) == 0
-    assert printed(capsys)["made"] == 2 and contents(out) == contents(whole)
+    result = printed(capsys)
+    assert (result["made"], result["found"]) == (2, K * len(PAIRS) - 2) and contents(out) == contents(whole)
+
+
+def test_a_picture_beside_that_is_another_is_refused_even_of_the_same_length(models, data, whole, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "HCOCO" / CANDIDATES / "a1_2_3.png").unlink()
+    beside = out / "HCOCO" / "real_images" / "a1.png"
+    beside.write_bytes(beside.read_bytes()[:-1] + b"x")
+    assert main(command("generate", models, data, out)) == 1
+    assert "must be a copy of" in capsys.readouterr().err
+
+
+def test_a_folder_made_in_the_data_sets_own_is_no_part_of_it(models, tmp_path, capsys):
+    write_photographs(tmp_path, photographs=[("", "a", ("1",), ".png")])
+    words = [word for word in command("generate", models, tmp_path, tmp_path / "cand", "--candidates", 1) if word not in ("--list", "IHD_train.txt")]
+    for _ in range(2):
+        assert main(words) == 0
+        assert printed(capsys)["wanted"] == 1
+    assert not (tmp_path / "cand" / "cand").exists()
+
+
+def test_a_mask_in_the_transparency_is_that_mask(models, tmp_path):
+    """As `load_mask` reads it: white all over, what is opaque is foreground."""
+    write_photographs(tmp_path, photographs=[("", "a", ("1",), ".png")])
+    mask = Image.open(tmp_path / "masks" / "a_1.png").convert("L")
+    transparent = Image.new("RGBA", mask.size, "white")
+    transparent.putalpha(mask)
+    transparent.save(tmp_path / "masks" / "a_1.png")
+    assert main(command("generate", models, tmp_path, tmp_path / "out", "--candidates", 1)) == 0
+    made, real = (np.asarray(Image.open(path)) for path in (tmp_path / "out" / CANDIDATES / "a_1_1.png", tmp_path / "real_images" / "a.png"))
+    changed = (made != real).any(axis=-1)
+    assert changed.any() and not changed[np.asarray(mask) == 0].any()
 
 
 def test_more_candidates_are_added_and_fewer_remove_nothing(models, data, whole, tmp_path, capsys):
@@ -149,9 +182,9 @@ def test_more_candidates_are_added_and_fewer_remove_nothing(models, data, whole,
     (out / "candidates.jsonl").write_text(scored, encoding="utf-8")
     assert main(command("generate", models, data, out)) == 0
     assert printed(capsys)["found"] == 2
-    records = read_manifest(out / "candidates.jsonl")
+    records = list(read_manifest(out / "candidates.jsonl"))
     assert [record["score"] for record in records].count(0.5) == 2 and records[0]["score"] == records[K]["score"] == 0.5
-    assert [{**record, "score": None} for record in records] == read_manifest(whole / "candidates.jsonl")
+    assert [{**record, "score": None} for record in records] == list(read_manifest(whole / "candidates.jsonl"))
     last = contents(out)
     assert main(command("generate", models, data, out, "--candidates", 2)) == 0
     assert printed(capsys)["made"] == 0 and contents(out) == last
@@ -180,7 +213,7 @@ def test_a_folder_without_composites_is_filled_in_its_place(models, whole, tmp_p
     assert before.items() <= made.items()
     pictures = [{path: data for path, data in found.items() if CANDIDATES in path} for found in (made, contents(whole))]
     assert pictures[0] == pictures[1]
-    assert len(read_manifest(root / "candidates.jsonl")) == K * len(PAIRS)
+    assert len(list(read_manifest(root / "candidates.jsonl"))) == K * len(PAIRS)
 
 
 def test_a_jpeg_is_measured_as_it_is_stored(models, data, tmp_path, capsys):
@@ -270,7 +303,7 @@ def test_bad_images_stop_or_are_left_out_and_counted(models, data, tmp_path, cap
     assert set(whys) == {"a1_2.png", "with_line.png", "größe 3_7.png", "größe 3_x y.png"}
     assert "must have foreground" in whys["größe 3_7.png"]
     assert "must have its real image's size (52, 40), got (9, 9)" in whys["größe 3_x y.png"]
-    assert len(read_manifest(tmp_path / "other" / "candidates.jsonl")) == K
+    assert len(list(read_manifest(tmp_path / "other" / "candidates.jsonl"))) == K
 
 
 def test_pairs_of_a_list_and_of_a_folder(data, tmp_path):
@@ -294,8 +327,8 @@ def test_pairs_of_a_list_and_of_a_folder(data, tmp_path):
 
 
 def test_a_manifest_that_cannot_be_read_is_named_by_line(tmp_path):
-    (tmp_path / "candidates.jsonl").write_text('{"file_name": "a", "mask": "b", "k": 1}\n{"file_name"\n')
+    (tmp_path / "candidates.jsonl").write_text('{"file_name": "a", "real": "c", "mask": "b", "k": 1}\n{"file_name"\n')
     with pytest.raises(ValueError, match="line 2 of .*candidates.jsonl must be a JSON object"):
-        read_manifest(tmp_path / "candidates.jsonl")
+        list(read_manifest(tmp_path / "candidates.jsonl"))
     with pytest.raises(FileNotFoundError, match="Make candidates with diffharmony generate"):
-        read_manifest(tmp_path / "none.jsonl")
+        list(read_manifest(tmp_path / "none.jsonl"))
