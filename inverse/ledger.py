@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..common.checkpoint import written_whole
 
 MANIFEST = "candidates.jsonl"
+NEEDED = {"file_name": str, "mask": str, "k": int}
+PATHS = ("file_name", "real", "mask")
+Needed = Mapping[str, Any]  # name -> type, or union of types, of what a record must have
 
 
 class Entry(NamedTuple):
-    """One line of the manifest, and what it is sorted by. A line is kept as it was written: other commands add to it."""
+    """One line of the manifest or of a journal: what it is sorted by, and the file and the place in it where it stands. It is copied as it
+    was written: other commands add to it."""
 
     file_name: str
     mask: str
     k: int
-    line: str
+    path: Path
+    offset: int
 
 
 class Ledger:
@@ -33,6 +40,7 @@ class Ledger:
         self.manifest = out / name
         self.settings_name = f"{self.manifest.stem}.settings.json"
         self._journals = out / f".{self.manifest.stem}.journal"
+        self._masks: dict[str, str] = {}  # each once, for all its candidates
 
     def begin(self, there: Callable[[str], bool]) -> dict[str, Entry]:
         """What is known of the files that are `there`, by file name; journals of killed runs become one. By the first process, before
@@ -40,17 +48,12 @@ class Ledger:
 
         Raises: ValueError for a manifest that cannot be read.
         """
-        known = {entry.file_name: entry for entry in self._read_journals() if there(entry.file_name)}
-        self._journals.mkdir(parents=True, exist_ok=True)
-        older = self._files()
-        kept = self._journals / "kept.jsonl"
-        with written_whole(kept) as temporary:
-            temporary.write_text("".join(f"{entry.line}\n" for entry in known.values()), encoding="utf-8")
-        for file in older:
-            if file != kept:
-                file.unlink()
+        join_journals(self._journals, NEEDED, lambda record: there(record["file_name"]))
+        known = self._read_journals()
         if self.manifest.is_file():
-            known.update((entry.file_name, entry) for entry in _read(self.manifest) if there(entry.file_name))
+            for offset, record in read_records(self.manifest, NEEDED):
+                if there(record["file_name"]):
+                    known[record["file_name"]] = self._entry(self.manifest, offset, record)
         return known
 
     def journal(self, process: int) -> Journal:
@@ -59,21 +62,24 @@ class Ledger:
 
     def finish(self, known: dict[str, Entry], order: Iterable[str]) -> list[Entry]:
         """Write the manifest of `known` and all that the journals say: by `order` of the masks' paths and by k, then what is of other
-        masks. By the first process, after all have closed theirs. Returns: its entries."""
-        entries = {**{entry.file_name: entry for entry in self._read_journals()}, **known}
+        masks. By the first process, after all have closed theirs. Returns: its entries, whose old places are gone."""
+        entries = self._read_journals() | known
         places = {mask: place for place, mask in enumerate(order)}
         last = len(places)
         ordered = sorted(entries.values(), key=lambda entry: (places.get(entry.mask, last), entry.k if entry.mask in places else 0))
-        with written_whole(self.manifest) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{entry.line}\n" for entry in ordered)
+        with written_whole(self.manifest) as temporary, temporary.open("wb") as file, ExitStack() as opened:
+            sources = {path: opened.enter_context(path.open("rb")) for path in {entry.path for entry in ordered}}
+            for entry in ordered:
+                sources[entry.path].seek(entry.offset)
+                file.write(sources[entry.path].readline().rstrip(b"\r\n") + b"\n")
         shutil.rmtree(self._journals)
         return ordered
 
-    def _read_journals(self) -> list[Entry]:
-        return [entry for file in self._files() for entry in _read(file, torn=True)]
+    def _read_journals(self) -> dict[str, Entry]:
+        return {record["file_name"]: self._entry(path, offset, record) for path, offset, record in read_journals(self._journals, NEEDED)}
 
-    def _files(self) -> list[Path]:
-        return sorted(self._journals.glob("[!.]*.jsonl"))  # hidden is what a kill left unfinished
+    def _entry(self, path: Path, offset: int, record: dict[str, Any]) -> Entry:
+        return Entry(record["file_name"], self._masks.setdefault(record["mask"], record["mask"]), record["k"], path, offset)
 
 
 class Journal:
@@ -89,31 +95,83 @@ class Journal:
         self._file.close()
 
     def add(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.write(as_line(record))
         self._file.flush()
 
 
-def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """The records of a folder of candidates, in order. Raises: FileNotFoundError when there is none; ValueError when it is damaged."""
+def as_line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def join_journals(folder: Path, needed: Needed, wanted: Callable[[dict[str, Any]], bool] = lambda record: True) -> None:
+    """Make one journal of those that killed runs left in `folder`, of the records that are `wanted`, so that nothing is added after a line
+    that was cut off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    older, kept = _journals(folder), folder / "kept.jsonl"
+    with written_whole(kept) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(as_line(record) for _, _, record in read_journals(folder, needed) if wanted(record))
+    for path in older:
+        if path != kept:
+            path.unlink()
+
+
+def read_journals(folder: Path, needed: Needed) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """The records in a folder of journals, each with its file and its line's offset. Lines that a kill cut off are passed over."""
+    for path in _journals(folder):
+        for offset, line in _lines(path):
+            if (record := _record(line, needed)) is not None:
+                yield path, offset, record
+
+
+def read_records(path: Path, needed: Needed) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of a manifest in order, each with its line's offset.
+
+    Raises: FileNotFoundError when there is none; ValueError for a line without what is needed, or a path that leads out of the folder.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent.resolve()}. Make candidates with diffharmony generate.")
-    return [json.loads(entry.line) for entry in _read(path)]
-
-
-def _read(path: Path, torn: bool = False) -> list[Entry]:
-    """torn: the last line may be cut off, and is dropped then."""
-    lines = path.read_text(encoding="utf-8", errors="replace" if torn else "strict").split("\n")
-    rest = lines.pop()
-    if rest and not torn:
-        lines.append(rest)
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            entries.append(Entry(record["file_name"], record["mask"], record["k"], line))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+    for number, (offset, line) in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        record = _record(line, needed)
+        if record is None:
             raise ValueError(
-                f"line {number} of {path} must be a JSON object with file_name, mask and k, got {line[:80]!r}. Delete the file: "
-                "diffharmony generate writes it again."
-            ) from error
-    return entries
+                f"line {number} of {path} must be a JSON object with {', '.join(needed)}, got {line[:80].decode(errors='replace')!r}. "
+                "Delete the file: diffharmony generate writes it again."
+            )
+        for name in (record[key] for key in PATHS if key in needed):
+            if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+                raise ValueError(f"paths in line {number} of {path} must stay in its folder, got {name!r}. Mend the line.")
+        yield offset, record
+
+
+def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a folder of candidates, in order. Raises: as read_records."""
+    return (record for _, record in read_records(path, {**NEEDED, "real": str}))
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """Whether both are there, and one file or of the same bytes."""
+    return first.is_file() and second.is_file() and (first.samefile(second) or filecmp.cmp(first, second, shallow=False))
+
+
+def _journals(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.jsonl"))  # hidden is what a kill left unfinished
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    with path.open("rb") as file:
+        for line in file:
+            yield offset, line
+            offset += len(line)
+
+
+def _record(line: bytes, needed: Needed) -> dict[str, Any] | None:
+    """None for what is no JSON object with all that is needed."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    found = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in needed.items())
+    return record if found else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from accelerate.utils import gather_object
@@ -19,12 +20,13 @@ from ..common.checkpoint import written_whole
 from ..common.images import pil_to_mask, pil_to_tensor, read_picture
 from ..train.processes import on_main, processes
 from .classifier import HarmonyClassifier, unharmonious_probability
-from .ledger import Journal
+from .ledger import Journal, as_line, join_journals, read_journals, read_records
 
 JOURNALS = ".scores"
 AHEAD = 4  # pairs that are read while others are scored
-NEEDED = ("file_name", "real", "mask", "distance")
 SCORE, CLASSIFIER = "score", "classifier"
+NEEDED = {"file_name": str, "real": str, "mask": str, "distance": int | float}
+SCORED = {"key": str, SCORE: int | float}  # a record of a journal
 
 Group = list[dict[str, Any]]
 
@@ -32,23 +34,16 @@ Group = list[dict[str, Any]]
 class Manifest:
     """The candidates of a folder, by pair: iterating gives, for each mask, its records in the manifest's order.
 
+    They are read anew each time, by their places in the file: once it is written anew, another Manifest is needed.
     Raises: FileNotFoundError when there is none; ValueError for an empty or damaged one, or paths that lead out of its folder.
     """
 
     def __init__(self, path: Path):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path.name} must exist, looked in {path.parent.resolve()}. Make candidates with diffharmony generate."
-            )
         self.path = path
-        # lines, not records: a data set of candidates has hundreds of thousands
-        self._groups: dict[str, list[str]] = {}
-        self.count = 0
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    self._groups.setdefault(_checked(line, path, number)["mask"], []).append(line)
-                    self.count += 1
+        self._groups: dict[str, array[int]] = {}  # mask -> offsets of its lines: a data set of candidates has hundreds of thousands
+        for offset, record in read_records(path, NEEDED):
+            self._groups.setdefault(record["mask"], array("q")).append(offset)
+        self.count = sum(map(len, self._groups.values()))
         if not self.count:
             raise ValueError(f"{path} must name at least one candidate, got none. Make some with diffharmony generate.")
 
@@ -56,8 +51,14 @@ class Manifest:
         return len(self._groups)
 
     def __iter__(self) -> Iterator[Group]:
-        for lines in self._groups.values():
-            yield [json.loads(line) for line in lines]
+        with self.path.open("rb") as file:
+            for offsets in self._groups.values():
+                yield [json.loads(_line(file, offset)) for offset in offsets]
+
+
+def _line(file: BinaryIO, offset: int) -> bytes:
+    file.seek(offset)
+    return file.readline()
 
 
 def score_candidates(
@@ -71,14 +72,18 @@ def score_candidates(
     Raises: FileNotFoundError, ValueError for images that are missing, damaged, or of another size than their mask.
     """
     state, journals = processes(), folder / JOURNALS
-    on_main(lambda: _begin(journals))
+    on_main(lambda: join_journals(journals, SCORED))
     known = _journalled(journals)
-    share = islice(manifest, state.process_index, None, state.num_processes)
-    todo = [rows for group in share if (rows := [row for row in group if _found(row, classifier_digest, known) is None])]
-    total = sum(map(len, todo))
+
+    def todo() -> Iterator[Group]:
+        for group in islice(manifest, state.process_index, None, state.num_processes):
+            if rows := [row for row in group if _found(row, classifier_digest, known) is None]:
+                yield rows
+
+    total = sum(map(len, todo()))
     bar = tqdm(total=total, desc="scores", unit="image", delay=1, dynamic_ncols=True, disable=not state.is_main_process)
     with Journal(journals / f"process-{state.process_index:05d}.jsonl") as journal, ThreadPoolExecutor(max(1, workers)) as pool, bar:
-        for rows, images, mask in _read_ahead(pool, folder, todo, classifier.needs_mask):
+        for rows, images, mask in _read_ahead(pool, folder, todo(), classifier.needs_mask):
             scores = unharmonious_probability(classifier, images, mask, device=device, batch_size=batch_size).tolist()
             for row, score in zip(rows, scores):
                 journal.add({"key": _key(row, classifier_digest), SCORE: score})
@@ -88,21 +93,8 @@ def score_candidates(
     return scored
 
 
-def _begin(journals: Path) -> None:
-    """Make one journal of those that killed runs left, so that nothing is added after a line that was cut off."""
-    journals.mkdir(exist_ok=True)
-    older = _files(journals)
-    kept = journals / "kept.jsonl"
-    known = _journalled(journals)
-    with written_whole(kept) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"key": key, SCORE: score}) + "\n" for key, score in known.items())
-    for path in older:
-        if path != kept:
-            path.unlink()
-
-
-def _read_ahead(pool: ThreadPoolExecutor, folder: Path, groups: list[Group], with_mask: bool) -> Iterator[tuple]:
-    waiting, groups = [], iter(groups)
+def _read_ahead(pool: ThreadPoolExecutor, folder: Path, groups: Iterator[Group], with_mask: bool) -> Iterator[tuple]:
+    waiting = []
     while True:
         for rows in islice(groups, AHEAD - len(waiting)):
             waiting.append((rows, pool.submit(_images, folder, rows, with_mask)))
@@ -132,7 +124,7 @@ def _merge(manifest: Manifest, journals: Path, classifier_digest: str) -> None:
         for row in (row for group in manifest for row in group):
             if row.get(CLASSIFIER) != classifier_digest or row.get(SCORE) is None:
                 row[SCORE], row[CLASSIFIER] = known[_key(row, classifier_digest)], classifier_digest
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(as_line(row))
     shutil.rmtree(journals)
 
 
@@ -143,19 +135,7 @@ def _found(row: dict[str, Any], classifier_digest: str, known: dict[str, float])
 
 
 def _journalled(journals: Path) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for path in _files(journals):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                found[entry["key"]] = float(entry[SCORE])
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-                continue  # a line cut off by a kill
-    return found
-
-
-def _files(journals: Path) -> list[Path]:
-    return sorted(journals.glob("[!.]*.jsonl"))  # hidden is what a kill left unfinished
+    return {record["key"]: record[SCORE] for _, _, record in read_journals(journals, SCORED)}
 
 
 def _key(row: dict[str, Any], classifier_digest: str) -> str:
@@ -163,21 +143,3 @@ def _key(row: dict[str, Any], classifier_digest: str) -> str:
     made = {name: value for name, value in row.items() if name not in (SCORE, CLASSIFIER)}
     text = json.dumps([made, classifier_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _checked(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        missing = [name for name in NEEDED if name not in row]
-        names = [PurePosixPath(row[name]) for name in NEEDED[:3]] if not missing else []
-        float(row["distance"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-        row, missing, names = None, list(NEEDED), []
-    if missing:
-        raise ValueError(
-            f"line {number} of {path} must be a JSON object with {', '.join(NEEDED)}, got {line[:80]!r}. Make the candidates again."
-        )
-    for name in names:
-        if name.is_absolute() or ".." in name.parts or "\\" in str(name):
-            raise ValueError(f"paths in line {number} of {path} must stay in its folder, got {str(name)!r}. Mend the line.")
-    return row

@@ -122,7 +122,7 @@ def test_candidates_that_were_made_before_are_placed(models, data, made, tmp_pat
         assert main(command("augment", models, data, out, "--from-candidates", folder)) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["total"] == 2 * PAIRS
         assert contents(out) == contents(made)
-    missing = read_manifest(out / "augmentation.jsonl")[0]
+    missing = next(read_manifest(out / "augmentation.jsonl"))
     lines = (folder / "candidates.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     name = Path(missing["file_name"]).name
     (folder / "candidates.jsonl").write_text("".join(line for line in lines if name not in line), encoding="utf-8")
