@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -19,7 +18,7 @@ from ..train.lists import Folders
 from ..train.processes import on_main
 from .candidates import name_hash
 from .generate import Wanted, make_candidates
-from .ledger import MANIFEST, read_manifest
+from .ledger import MANIFEST, as_line, read_manifest, same_file
 from .recipe import Recipe
 from .share import Place
 from .sources import Source, list_path, listed_sources
@@ -104,9 +103,20 @@ def augment(
 
 def _place_chosen(folder: Path, out: Path, wanted: Sequence[Wanted], settings: dict[str, Any], *, skip: bool) -> tuple[list[str], int]:
     """Links of, or copies of, chosen candidates, with real images and masks; their records and list. Returns: the list's lines, and how
-    many of the chosen the folder lacks, which is an error unless those are to be skipped."""
-    records = {(record["mask"], record["k"]): record for record in read_manifest(folder / MANIFEST)}
-    made_with = read_json(folder / f"{Path(MANIFEST).stem}.settings.json")
+    many of the chosen the folder lacks, which is an error unless those are to be skipped.
+
+    Raises, before anything is placed: ValueError for candidates of another photograph or mask of the same name; FileNotFoundError for
+    a folder that generate did not make.
+    """
+    keys = {(source.mask_path, k) for source, ks in wanted for k in ks}
+    records = {key: record for record in read_manifest(folder / MANIFEST) if (key := (record["mask"], record["k"])) in keys}
+    settings_file = folder / f"{Path(MANIFEST).stem}.settings.json"
+    if not settings_file.is_file():
+        raise FileNotFoundError(
+            f"{settings_file.name} must exist, looked in {folder.resolve()}: --from-candidates must be a folder that diffharmony generate "
+            "made. Make candidates with it."
+        )
+    made_with = read_json(settings_file)
     chosen: list[tuple[Source, dict[str, Any]]] = []
     missing = 0
     for source, ks in wanted:
@@ -121,6 +131,13 @@ def _place_chosen(folder: Path, out: Path, wanted: Sequence[Wanted], settings: d
                     f"{settings['candidates']} of every pair of the list with diffharmony generate."
                 )
             chosen.append((source, record))
+    made_of = ((name, file) for one, record in chosen for name, file in ((record["real"], one.real_file), (record["mask"], one.mask_file)))
+    for name, file in dict.fromkeys(made_of):
+        if not same_file(folder / name, file):
+            raise ValueError(
+                f"{folder / name}, which candidates were made of, must be the same image as {file}, got another. Make candidates of this "
+                "data set with diffharmony generate."
+            )
     out.mkdir(parents=True, exist_ok=True)
     hold(out, "--out")
     try:
@@ -132,9 +149,11 @@ def _place_chosen(folder: Path, out: Path, wanted: Sequence[Wanted], settings: d
             for target, file in [*where.beside(source), (out / name, folder / record["file_name"])]:
                 if not target.is_file():
                     place(file, target)
+                elif not same_file(file, target):
+                    raise ValueError(f"{target} must be a copy of {file}, got another file. Choose another --out.")
             lines.append({**record, "file_name": name})
         with written_whole(out / AUGMENTATION) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.writelines(map(as_line, lines))
         names = [line["file_name"] for line in lines]
         write_list(out / TRAIN_LIST, names)
     finally:

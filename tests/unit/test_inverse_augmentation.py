@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.inverse.augmentation import added_per_pair, choose_numbers
@@ -131,6 +132,50 @@ def test_candidates_that_were_made_before_are_placed(models, data, made, tmp_pat
     assert main(command("augment", models, data, tmp_path / "less", "--from-candidates", folder, "--on-bad-image", "skip")) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["missing"], result["total"]) == (1, 2 * PAIRS - 1)
+
+
+@pytest.fixture(scope="module")
+def generated(models, data, tmp_path_factory):
+    """A folder that `generate` wrote of four candidates per pair."""
+    folder = tmp_path_factory.mktemp("generated") / "candidates"
+    assert main(command("generate", models, data, folder)) == 0
+    return folder
+
+
+def test_candidates_of_another_photograph_or_mask_of_that_name_are_refused(models, data, generated, tmp_path, capsys):
+    same = Path(shutil.copytree(data, tmp_path / "same"))
+    assert main(command("augment", models, same, tmp_path / "out", "--from-candidates", generated)) == 0
+    for name in ("HFlickr/real_images/größe 3.png", "HCOCO/masks/a1_2.png"):
+        other = Path(shutil.copytree(data, tmp_path / Path(name).stem))
+        Image.open(other / name).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(other / name)
+        refused = ["--from-candidates", generated, "--on-bad-image", "skip"]
+        assert main(command("augment", models, other, tmp_path / "none", *refused)) == 1
+        error = capsys.readouterr().err
+        assert f"{generated / name}, which candidates were made of, must be the same image as {other / name}, got another" in error
+        assert not (tmp_path / "none").exists()
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    shutil.copy(other / name, tmp_path / "out" / name)
+    assert main(command("augment", models, same, tmp_path / "out", "--from-candidates", generated)) == 1
+    assert f"{tmp_path / 'out' / name} must be a copy of {same / name}, got another file" in capsys.readouterr().err
+    assert contents(tmp_path / "out") == {**before, name: (other / name).read_bytes()}
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "HCOCO\\\\..\\\\secret.png"])
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(models, data, generated, tmp_path, capsys, name):
+    folder = Path(shutil.copytree(generated, tmp_path / "candidates"))
+    text = (folder / "candidates.jsonl").read_text(encoding="utf-8").replace("HCOCO/cand_composite_images/a1_1_2.png", name)
+    (folder / "candidates.jsonl").write_text(text, encoding="utf-8")
+    assert main(command("augment", models, data, tmp_path / "out", "--from-candidates", folder)) == 1
+    assert "must stay in its folder, got" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_generate_did_not_make_is_named(models, data, generated, tmp_path, capsys):
+    (tmp_path / "candidates.jsonl").write_bytes((generated / "candidates.jsonl").read_bytes())
+    assert main(command("augment", models, data, tmp_path / "out", "--from-candidates", tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert f"candidates.settings.json must exist, looked in {tmp_path}: --from-candidates must be a folder that diffharmony generate" in error
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
