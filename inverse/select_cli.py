@@ -29,7 +29,7 @@ class SelectConfig:
     classifier: Path = TINY / "harmony_classifier.safetensors"
     """Harmony classifier: our file, or the authors' model_state_dict.pth. The default is a tiny model for trying out."""
     list: str = "IHD_train.txt"
-    """List file to write in that folder. One that is there and not from an earlier selection is left, with an error."""
+    """List file to write in that folder. One that is there and not from an earlier selection, or has lines of others, is refused."""
     count: int = 1
     """Candidates to keep of each pair, at most."""
     min_distance: float = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
 import logging
 from collections import Counter
@@ -16,7 +15,7 @@ from ..common.layout import COMPOSITES, TRAIN_LIST, place, write_list
 from ..train.folder import hold, let_go
 from ..train.processes import on_main, processes
 from .classifier import load_harmony_classifier
-from .ledger import MANIFEST
+from .ledger import MANIFEST, same_file
 from .scoring import SCORE, Group, Manifest, score_candidates
 from .selection import REASONS, Choice, check_limits, choose_candidates
 
@@ -42,21 +41,24 @@ def select_in_folder(
     """Score the candidates of `folder` (`diffharmony generate`), choose, place the chosen in `<subset>/composite_images/`, and write
     the list, selection.json and selection.png; called by every process, the first one chooses and writes.
 
-    What an earlier selection placed and this one does not choose is taken away again. Returns: what selection.json holds, and `scored`.
-    Raises: FileExistsError where the list, or a composite, is there and not from an earlier selection; ValueError for limits that
-    leave nothing, or a damaged manifest; FileNotFoundError for a missing one; RuntimeError when another run is under way in the folder.
+    What an earlier selection placed and this one does not choose is taken away again, where it still is the candidate's image. Returns:
+    what selection.json holds, and `scored`.
+    Raises, before anything is taken away: FileExistsError where the list, or a composite, is there and not from an earlier selection;
+    ValueError for limits that leave nothing, a damaged manifest, or an earlier list with other lines in it; FileNotFoundError for a
+    missing manifest; RuntimeError when another run is under way in the folder.
     """
     check_limits(**vars(limits))
-    if PurePosixPath(list_file).name != list_file or list_file in (MANIFEST, RESULT, SHEET):
+    if not _is_list_name(list_file):
         raise ValueError(f"list must be a file name of its own in the folder, got {list_file!r}. Choose {TRAIN_LIST}, say.")
     classifier = load_harmony_classifier(classifier_path)
     classifier_digest = digest(classifier_path)
-    on_main(lambda: _begin(folder, list_file))
     try:
+        on_main(lambda: _begin(folder, list_file))
         manifest = Manifest(folder / MANIFEST)
+        placed = on_main(lambda: _placed(folder, manifest))
         device = processes().device if device is None else device
         scored = score_candidates(folder, manifest, classifier, classifier_digest, device=device, batch_size=batch_size, workers=workers)
-        return on_main(lambda: {**_choose(folder, list_file, limits, classifier_digest, pictures), "scored": scored})
+        return on_main(lambda: {**_choose(folder, list_file, limits, classifier_digest, placed, pictures), "scored": scored})
     finally:
         let_go(folder)
 
@@ -66,16 +68,16 @@ def _begin(folder: Path, list_file: str) -> None:
         raise FileNotFoundError(f"folder of candidates {folder.name!r} must exist, looked in {folder.absolute().parent}. Check --data.")
     hold(folder)
     if (folder / list_file).exists() and list_file not in _earlier(folder):
-        let_go(folder)
         raise FileExistsError(
             f"list must be a new file, or an earlier selection's, got {folder / list_file}. Choose another --list, IHD_selected.txt say."
         )
 
 
-def _choose(folder: Path, list_file: str, limits: Limits, classifier_digest: str, pictures: int) -> dict[str, Any]:
+def _choose(
+    folder: Path, list_file: str, limits: Limits, classifier_digest: str, placed: dict[str, str], pictures: int
+) -> dict[str, Any]:  # fmt: skip
     manifest = Manifest(folder / MANIFEST)  # with the scores
     earlier = _earlier(folder)
-    placed = {name for path in earlier for name in _listed(folder / path)}
     counts, chosen, without, shown = Counter(), [], [], []
     every = max(1, len(manifest) // pictures) if pictures else 0
     for number, group in enumerate(manifest):
@@ -87,15 +89,22 @@ def _choose(folder: Path, list_file: str, limits: Limits, classifier_digest: str
             without.append(PurePosixPath(group[0]["mask"]).with_suffix("").as_posix())
         if every and number % every == 0 and len(shown) < pictures:
             shown.append((group, choice))
+    if not chosen:
+        rejected = ", ".join(f"{count} {reason}" for reason in REASONS if (count := counts[reason]))
+        raise ValueError(f"selection must leave at least one composite, got none ({rejected}). Relax its limits.")
     targets = [target for _, target in chosen]
-    _check_free(folder, chosen, placed)
+    _check_free(folder, chosen)
     write_list(folder / PLACING, targets)
     _write_result(folder, {"command": "select", "unfinished": True, "lists": sorted({*earlier, list_file, PLACING})})
     for source, target in chosen:
-        place(folder / source, folder / target)
+        if not (folder / target).exists():
+            place(folder / source, folder / target)
     write_list(folder / list_file, targets)
-    for name in placed - set(targets):
-        (folder / name).unlink(missing_ok=True)
+    for target in placed.keys() - set(targets):
+        if same_file(folder / placed[target], folder / target):
+            (folder / target).unlink()
+        elif (folder / target).exists():
+            logger.warning("%s is left, but listed no longer: it is not the candidate's image.", folder / target)
     result = {
         "command": "select",
         "classifier": classifier_digest,
@@ -128,24 +137,56 @@ def _target(candidate: str) -> str:
     return (path.parent.parent / COMPOSITES / path.name).as_posix()
 
 
+def _is_list_name(name: Any) -> bool:
+    """Whether a list may have this name: in the folder, and not of another file that is written there."""
+    taken = ("", "..", MANIFEST, RESULT, SHEET)
+    return isinstance(name, str) and name not in taken and PurePosixPath(name).name == name and "\\" not in name
+
+
 def _earlier(folder: Path) -> list[str]:
-    """The lists that an earlier selection wrote."""
+    """The lists that an earlier selection wrote. Raises: ValueError for what are no names of lists in the folder."""
     path = folder / RESULT
-    return list(read_json(path).get("lists", ())) if path.is_file() else []
+    lists = read_json(path).get("lists", []) if path.is_file() else []
+    if not isinstance(lists, list) or not all(map(_is_list_name, lists)):
+        raise ValueError(f"lists in {path} must be file names of their own in its folder, got {lists!r}. Mend it.")
+    return lists
 
 
-def _listed(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
+def _placed(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """What an earlier selection placed, composite -> its candidate.
+
+    Raises: ValueError for a line of its lists that is none of these, or a link where composites go that leads elsewhere.
+    """
+    listed = {}
+    for path in (folder / name for name in _earlier(folder)):
+        if path.is_file():
+            listed |= {line: path for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()}
+    placed, parents = {}, set()
+    for name in (row["file_name"] for group in manifest for row in group):
+        target = _target(name)
+        parents.add(PurePosixPath(target).parent)
+        if target in listed and target != name:
+            placed[target] = name
+    for line, path in listed.items():
+        if line not in placed:
+            raise ValueError(
+                f"every line of {path}, which is written anew, must be a composite that select placed, got {line!r}. Keep the edited list "
+                f"under another name, remove such lines from {path.name}, and run select again."
+            )
+    for parent in parents:
+        if (found := (folder / parent).resolve()) != folder.resolve() / parent:
+            raise ValueError(f"{folder / parent} must be a folder of its own, got a link to {found}. Remove the link.")
+    return placed
 
 
-def _check_free(folder: Path, chosen: list[tuple[str, str]], placed: set[str]) -> None:
+def _check_free(folder: Path, chosen: list[tuple[str, str]]) -> None:
     """Raises: FileExistsError where another image is in a chosen candidate's place, before any is placed."""
     for source, target in chosen:
         path = folder / target
-        if target not in placed and path.exists() and not filecmp.cmp(folder / source, path, shallow=False):
+        if path.exists() and not same_file(folder / source, path):
             raise FileExistsError(
-                f"{path} must be free for the chosen candidate of that name, got another image. "
-                "Make the candidates in a folder of their own: diffharmony generate --out FOLDER."
+                f"{path} must be free for the chosen candidate of that name, got another image. Move it away, or make the candidates in a "
+                "folder of their own: diffharmony generate --out FOLDER."
             )
 
 

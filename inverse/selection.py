@@ -53,8 +53,8 @@ def check_limits(count: int, min_distance: float, max_distance: float | None, ma
     """Raises: ValueError for limits that leave nothing."""
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}. Ask for one candidate of each pair, say.")
-    if not min_distance >= 0:
-        raise ValueError(f"min_distance must be at least 0, got {min_distance}. Leave it out to reject nothing.")
+    if not 0 <= min_distance < math.inf:
+        raise ValueError(f"min_distance must be at least 0, and finite, got {min_distance}. Leave it out to reject nothing.")
     if max_distance is not None and not max_distance >= min_distance:
         raise ValueError(f"max_distance must be at least min_distance ({min_distance:g}), got {max_distance}. Raise it, or leave it out.")
     if max_score is not None and not 0 <= max_score <= 1:

@@ -16,6 +16,7 @@ from diffharmony.inverse import choose_candidates
 from diffharmony.inverse.classifier import HarmonyClassifier, load_harmony_classifier, save_harmony_classifier, unharmonious_probability
 from diffharmony.inverse.scoring import JOURNALS
 from diffharmony.inverse.selection import NOT_FINITE, TOO_FAR, TOO_NEAR, TOO_SURE
+from diffharmony.tests.unit.made_inverse import contents
 from diffharmony.train.data import read_list
 
 SIDE, COUNT = 40, 10
@@ -58,6 +59,7 @@ class TestRules:
             ({"count": 0}, "count must be at least 1"),
             ({"min_distance": -1}, "min_distance must be at least 0"),
             ({"min_distance": math.nan}, "min_distance must be at least 0"),
+            ({"min_distance": math.inf}, "min_distance must be at least 0, and finite"),
             ({"min_distance": 5, "max_distance": 4}, "max_distance must be at least min_distance"),
             ({"max_score": 1.5}, "max_score must lie in"),
         ],
@@ -184,9 +186,22 @@ class TestCommand:
         # the first of equal ones; what was placed before is gone
         firsts = [f"{subset}/composite_images/{image}_{mask}_1.png" for subset, image, mask in PAIRS]
         assert composites(folder) == sorted(firsts) and result["scored"] == 0
-        result = select(folder, classifier, capsys, "--min-distance", 1e6)
-        assert composites(folder) == [] and result["without_choice"] == [f"{subset}/masks/{image}_{mask}" for subset, image, mask in PAIRS]
-        assert (folder / "IHD_train.txt").read_text() == ""
+        rows = manifest(folder)
+        for row in rows[:COUNT]:
+            row["distance"] = 0.0
+        (folder / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        result = select(folder, classifier, capsys, "--min-distance", 1)
+        assert composites(folder) == sorted(PLANTED[1:]) and result["without_choice"] == ["HCOCO/masks/a1_1"]
+
+    def test_limits_that_reject_everything_are_refused_and_nothing_is_removed(self, folder, classifier, capsys):
+        select(folder, classifier, capsys, "--pictures", 0)
+        before = contents(folder)
+        error = select(folder, classifier, capsys, "--min-distance", 60000)
+        assert "must leave at least one composite, got none (30 changed less than min_distance). Relax its limits" in error
+        error = select(folder, classifier, capsys, "--min-distance", 1, "--max-distance", 2)
+        assert "got none (27 changed less than min_distance, 3 changed more than max_distance)" in error
+        assert "min_distance must be at least 0, and finite, got inf" in select(folder, classifier, capsys, "--min-distance", "inf")
+        assert contents(folder) == before
 
     def test_another_classifier_scores_anew(self, folder, classifier, tmp_path, capsys):
         assert select(folder, classifier, capsys)["scored"] == 30
@@ -211,6 +226,52 @@ class TestCommand:
         assert place.read_bytes() == b"an original composite" and not (folder / "IHD_selected.txt").exists()
         place.unlink()
         assert select(folder, classifier, capsys, "--list", "IHD_selected.txt")["chosen"] == 3
+
+    @pytest.mark.parametrize("line", ["Own/composite_images/cat_1_77.jpg", "../precious/file.txt", "HCOCO/composite_images/a1_1_99.png"])
+    def test_files_that_a_list_was_edited_to_name_are_left(self, folder, classifier, capsys, line):
+        select(folder, classifier, capsys, "--pictures", 0)
+        with (folder / "IHD_train.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        own = folder / line
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_bytes(b"mine")
+        before = contents(folder)
+        error = select(folder, classifier, capsys, "--max-distance", 1)
+        assert f"IHD_train.txt, which is written anew, must be a composite that select placed, got {line!r}" in error
+        assert contents(folder) == before and own.read_bytes() == b"mine"
+        assert select(folder, classifier, capsys, "--list", "other.txt", "--max-distance", 1) and contents(folder) == before
+
+    @pytest.mark.parametrize(
+        "lists", [["IHD_train.txt", "../precious/file.txt"], ["IHD_train.txt", "sub/file.txt"], [".."], [""], [3], "IHD_train.txt", None],
+    )  # fmt: skip
+    def test_lists_that_are_no_names_in_the_folder_are_refused(self, folder, classifier, capsys, lists):
+        result = select(folder, classifier, capsys, "--pictures", 0)
+        own = folder.parent / "precious" / "file.txt"
+        own.parent.mkdir()
+        own.write_bytes(b"")
+        (folder / "selection.json").write_text(json.dumps({**result, "lists": lists}))
+        before = contents(folder)
+        assert "must be file names of their own in its folder" in select(folder, classifier, capsys, "--pictures", 0)
+        assert contents(folder) == before and own.is_file()
+
+    def test_composites_that_were_changed_are_neither_removed_nor_replaced(self, folder, classifier, capsys):
+        select(folder, classifier, capsys, "--pictures", 0)
+        for name in PLANTED[:2]:
+            (folder / name).unlink()
+            (folder / name).write_bytes(b"painted over")
+        before = contents(folder)
+        assert "must be free for the chosen candidate" in select(folder, classifier, capsys, "--pictures", 0)
+        assert contents(folder) == before
+        assert select(folder, classifier, capsys, "--max-distance", 1)["chosen"] == 3
+        assert [(folder / name).exists() for name in PLANTED] == [True, True, False]
+        assert [(folder / name).read_bytes() for name in PLANTED[:2]] == [b"painted over"] * 2
+
+    def test_a_link_to_another_folder_is_not_written_through(self, folder, classifier, capsys):
+        other = folder.parent / "other"
+        other.mkdir()
+        (folder / "HFlickr" / "composite_images").symlink_to(other)
+        assert "must be a folder of its own, got a link to" in select(folder, classifier, capsys, "--pictures", 0)
+        assert not list(other.iterdir()) and not (folder / "HCOCO" / "composite_images").exists()
 
     def test_the_list_may_change_its_name(self, folder, classifier, capsys):
         select(folder, classifier, capsys, "--list", "first.txt")
