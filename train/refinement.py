@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,18 +21,18 @@ import torch
 from torch import nn
 
 from ..diffusion.harmonization import check_directions, harmonize, size_multiple
+from ..evaluation.folders import PredictionFolder
 from ..refinement import HarmonyRefinement, load_refinement, save_refinement
 from ..refinement.stage import mask_to_stage_size, to_stage_size
 from .batches import Cut
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
 from .data import HarmonizationDataset
+from .lists import Pair
 from .loop import Task, fit
 from .losses import reconstruction_loss
 from .plan import dry_run
 from .starts import sampling_unet, start_vae
 from .validation import Validation, psnr, validation_of
-
-SUFFIXES = (".png", ".jpg")  # as `evaluate` looks for predictions
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class RefinementTraining(TrainingConfig):
     unet: str | None = None
     """The harmonization UNet that goes with it: folder, file or Hub id."""
     harmonized: Path | None = None
-    """In place of the two: a folder of harmonized images, <composite's name>.png or .jpg, each of its composite's size; best with
-    their whole decoded background (`diffharmony harmonize --no-paste-background`)."""
+    """In place of the two: a folder of harmonized images, named and placed as `evaluate` takes predictions (<composite's name>.png, in
+    it or in a folder of the subset's name), each of its composite's size; best with their whole decoded background (`diffharmony
+    harmonize --no-paste-background`)."""
     init: Path | None = None
     """A refinement model to train further, folder or file; without it one is made from `architecture`."""
     architecture: RefinementArchitecture = field(default_factory=RefinementArchitecture)
@@ -105,21 +107,24 @@ PRESETS: dict[str, tuple[str, RefinementTraining]] = {
 class HarmonizedDataset(HarmonizationDataset):
     """HarmonizationDataset whose `composite` has six channels: the composite, then the harmonized image of a folder, cut alike.
 
-    Raises: FileNotFoundError when the folder is missing, or an image in it, unless bad images are skipped; BadImage (when read) for
-    one that is damaged, or not of its composite's size.
+    beside: pairs of another data set, whose harmonized images lie in the same folder.
+    Raises: FileNotFoundError when the folder is missing, or an image in it, unless bad images are skipped; ValueError where one image
+    would be that of two composites; BadImage (when read) for one that is damaged, or not of its composite's size.
     """
 
-    def __init__(self, config: DataConfig, seed: int, folder: Path, *, batch_size: int | None = None):
+    def __init__(self, config: DataConfig, seed: int, folder: Path, *, batch_size: int | None = None, beside: Sequence[Pair] = ()):
         super().__init__(config, seed, batch_size=batch_size)
         if not folder.is_dir():
             raise FileNotFoundError(f"harmonized folder {folder.name!r} must exist, looked in {folder.parent.resolve()}. Check the path.")
-        paths = [_harmonized_path(folder, pair.composite.stem) for pair in self.pairs]
-        missing = [path.name for path in paths if not path.is_file()]
+        found = _harmonized_images(folder, [*self.pairs, *beside])
+        missing = [pair.composite.name for pair, name in zip(self.pairs, found) if name is None]
         if missing and config.on_bad_image == "stop":
             raise FileNotFoundError(
                 f"every composite must have its harmonized image, got {len(missing)} missing in {folder.resolve()}, the first: "
-                f"{missing[0]}. Harmonize the whole list, or pass --data.on-bad-image skip."
+                f"that of {missing[0]}. Harmonize the whole list, or pass --data.on-bad-image skip."
             )
+        # where there is none, the path is one that reading it will name
+        paths = [folder / (name or f"{pair.composite.stem}.png") for pair, name in zip(self.pairs, found)]
         self._harmonized = copy.copy(self)
         self._harmonized.pairs = [dataclasses.replace(pair, composite=path) for pair, path in zip(self.pairs, paths)]
 
@@ -242,9 +247,10 @@ def load_data(config: RefinementTraining) -> tuple[HarmonizationDataset, Validat
     validation = validation_of(config)
     if config.harmonized is None:
         return HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), validation
+    dataset = HarmonizedDataset(config.data, config.run.seed, config.harmonized, batch_size=config.optim.batch_size)
     if validation is not None:
-        validation.dataset = HarmonizedDataset(validation.dataset.config, config.run.seed, config.harmonized)
-    return HarmonizedDataset(config.data, config.run.seed, config.harmonized, batch_size=config.optim.batch_size), validation
+        validation.dataset = HarmonizedDataset(validation.dataset.config, config.run.seed, config.harmonized, beside=dataset.pairs)
+    return dataset, validation
 
 
 def main(config: RefinementTraining) -> dict[str, Any]:
@@ -265,7 +271,9 @@ def main(config: RefinementTraining) -> dict[str, Any]:
     )
 
 
-def _harmonized_path(folder: Path, stem: str) -> Path:
-    """The image of that name that there is, else where it would be."""
-    paths = [folder / (stem + suffix) for suffix in SUFFIXES]
-    return next((path for path in paths if path.is_file()), paths[0])
+def _harmonized_images(folder: Path, pairs: Sequence[Pair]) -> list[str | None]:
+    """Each pair's file in the folder, as `evaluate` finds predictions; None where there is none."""
+    try:
+        return PredictionFolder(folder).match(pairs)[0]
+    except ValueError as error:
+        raise ValueError(f"{error} Where data.roots have subsets of one name, rename the subset in one of them, folder and list.") from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -91,6 +92,33 @@ class TestHarmonizedImages:
         assert (harmonized + composite.flip(-1)).abs().mean() > 0.1
         plain = super(HarmonizedDataset, dataset).__getitem__  # the others' order and cuts are those of the data set without
         assert torch.equal(plain(5)["mask"], dataset[5]["mask"]) and torch.equal(dataset[5]["composite"], batch["composite"][5])
+
+    def test_a_folder_that_evaluate_takes_is_taken(self, root, tmp_path):
+        """By subset, and under every suffix that images have."""
+        for name, place in zip(NAMES, ("HCOCO/a.webp", "HCOCO/composite_images/a.TIF", "a.bmp", "HCOCO/a.jpeg")):
+            path = (tmp_path / place).with_stem(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(root / "harmonized" / f"{name}.png").save(path, **({"lossless": True} if path.suffix == ".webp" else {}))
+        data = DataConfig(roots=(root,), size=32, workers=0)
+        found, expected = (HarmonizedDataset(data, 0, folder).examples(4) for folder in (tmp_path, root / "harmonized"))
+        torch.testing.assert_close(found["composite"], expected["composite"], rtol=0, atol=0.3)
+
+    def test_one_image_for_two_composites_is_refused(self, root, tmp_path):
+        """As where two roots of train.synthetic use the same names."""
+        shutil.copytree(root / "HCOCO", tmp_path / "other" / "HCOCO")
+        shutil.copy(root / "IHD_train.txt", tmp_path / "other")
+        shutil.copy(root / "IHD_train.txt", tmp_path / "other" / "validated.txt")
+        config, roots = config_of(root, tmp_path / "run", dry_run=True), (root, tmp_path / "other")
+        message = "must hold one prediction per composite, got a1_1_1.png for 2 .* Where data.roots have subsets of one name, rename"
+        with pytest.raises(ValueError, match=message):
+            main(replace(config, data=replace(config.data, roots=roots)))
+        (tmp_path / "other" / "IHD_train.txt").write_text("HCOCO/composite_images/a1_2_1.png\n")
+        (tmp_path / "other" / "validated.txt").write_text("HCOCO/composite_images/a1_1_1.png\n")
+        (root / "few.txt").write_text("HCOCO/composite_images/a1_1_1.png\n")
+        with pytest.raises(ValueError, match=message):  # one is trained on, the other validated on
+            data = replace(config.data, roots=roots, list_files=("few.txt", "IHD_train.txt"))
+            main(replace(config, data=data, run=replace(config.run, validation_list="validated.txt")))
+        assert not (tmp_path / "run").exists()
 
     def test_those_of_models_are_harmonizes_own_of_each_samples_seed(self, root, models, tmp_path):
         config = from_models(root, models, tmp_path)
@@ -225,7 +253,7 @@ class TestRefusals:
         with pytest.raises(FileNotFoundError, match="harmonized folder 'none' must exist, looked in"):
             main(config_of(root, tmp_path / "run", harmonized=tmp_path / "none"))
         (tmp_path / "some").mkdir()
-        with pytest.raises(FileNotFoundError, match="got 4 missing in .*some, the first: a1_1_1.png. Harmonize the whole list"):
+        with pytest.raises(FileNotFoundError, match="got 4 missing in .*some, the first: that of a1_1_1.png. Harmonize the whole list"):
             main(config_of(root, tmp_path / "run", harmonized=tmp_path / "some"))
         for name in NAMES:
             Image.new("RGB", (32, 32)).save(tmp_path / "some" / f"{name}.png")
