@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..common.images import read_picture
+from ..common.images import grey_mask, read_picture
 from ..train.data import Pair, read_list
 from .baselines import BASELINES
 from .comparison import LEVEL, RESAMPLES, compare, intervals
@@ -22,6 +22,7 @@ from .conventions import Convention, Side, find_convention
 from .folders import PROBLEMS, PredictionFolder, names_of, size_fits
 from .metrics import RANGES, SIZE, Measurement, Target, foreground_box, measure_target, range_of, summarize, to_side
 
+DAMAGED_SHOWN = 5  # real images and masks that an error names
 Outcome = Measurement | str  # a member of PROBLEMS where there is nothing to measure
 
 
@@ -54,9 +55,10 @@ def evaluate(
     {name: ...} and "ranges" {"0-5", "5-15", "15-100": ...} (foreground share in per cent, at the measured size), each {"PSNR",
     "MSE", "fMSE", "bMSE", "count"}; "intervals" of the overall figures; "missing", "unreadable", "wrong_size" and "extra", names
     that no figure includes; "without_foreground" and "without_psnr", names that those figures leave out. "comparisons" holds the
-    paired differences of every two (see comparison.compare). "overall", "subsets" and "ranges" of the first stand at the top too.
-    Raises: ValueError for options that do not fit, no folder, one none of whose predictions can be measured, or a damaged data
-    set; FileNotFoundError for a missing folder, list or data file.
+    paired differences of every two (see comparison.compare); "same_images" whether all were measured on the same images. "overall",
+    "subsets" and "ranges" of the first stand at the top too.
+    Raises: ValueError for options that do not fit, no folder, one none of whose predictions can be measured, or a data set whose real
+    images and masks cannot be read or differ in size; FileNotFoundError for a missing folder, list or data file.
     Source: SPEC §7, §8; DESIGN.md "Contracts".
     """
     find_convention(convention)
@@ -142,6 +144,8 @@ class Evaluation:
     methods: list[Method]
     workers: int
     names: list[str] = field(init=False)
+    damaged: dict[Path, str] = field(default_factory=dict)
+    """Real images and masks that cannot be used: what must hold of each."""
 
     def __post_init__(self):
         self.names = names_of(self.pairs)
@@ -149,7 +153,10 @@ class Evaluation:
             self.real_background = find_convention(self.convention).real_background
 
     def measure(self, progress: bool) -> None:
-        """Fill every method's outcomes. The composites of one real image are one piece of work: it is read and resized once."""
+        """Fill every method's outcomes. The composites of one real image are one piece of work: it is read and resized once.
+
+        Raises: ValueError naming the real images and masks that cannot be used.
+        """
         pieces: dict[Path, list[int]] = {}
         for index, pair in enumerate(self.pairs):
             pieces.setdefault(pair.real, []).append(index)
@@ -167,27 +174,39 @@ class Evaluation:
                         bar.update()
         finally:
             pool.shutdown(cancel_futures=True)
+        if self.damaged:
+            reasons = [self.damaged[path] for path in sorted(self.damaged)]
+            more = f" And {len(reasons) - DAMAGED_SHOWN} more such files." if len(reasons) > DAMAGED_SHOWN else ""
+            raise ValueError(" ".join(reasons[:DAMAGED_SHOWN]) + more)
 
     def _measure_piece(self, indices: list[int]) -> dict[int, list[Outcome]]:
         rules, side = find_convention(self.convention), to_side(self.size)
-        real = read_picture(self.pairs[indices[0]].real)
-        targets: dict[Path, tuple[Image.Image, Target]] = {}
+        real = self._read(self.pairs[indices[0]].real)
+        masks = {path: self._read(path) for path in dict.fromkeys(self.pairs[index].mask for index in indices)}
+        for path, mask in masks.items():
+            if real and mask and mask.size != real.size:
+                self.damaged[path] = f"{path} must have its real image's size {real.size}, got {mask.size}. Mend the data set."
+        if self.damaged:
+            return {}  # the rest is looked through for more such files, not measured
+        masks = {path: _mask(mask) for path, mask in masks.items()}
+        targets = {path: self._target(real, mask, rules, side) for path, mask in masks.items()}
         found: dict[int, list[Outcome]] = {}
         for index in indices:
             path = self.pairs[index].mask
-            if path not in targets:
-                mask = read_picture(path)
-                if side is None and mask.size != real.size:
-                    raise ValueError(
-                        f"{path} must have its real image's size {real.size}, got {mask.size}. Mend the data set, or pass a size."
-                    )
-                targets[path] = mask, self._target(real, mask, rules, side)
-            mask, target = targets[path]
+            mask, target = masks[path], targets[path]
             pictures = [method.picture(index, real, mask, self.size) for method in self.methods]
             found[index] = [
                 one if isinstance(one, str) else measure_target(one, target, rules, self.size, self.real_background) for one in pictures
             ]
         return found
+
+    def _read(self, path: Path) -> Image.Image | None:
+        """A picture of the data set; None for one that joins `damaged`."""
+        try:
+            return read_picture(path)
+        except (OSError, ValueError) as error:
+            self.damaged[path] = str(error)
+            return None
 
     def _target(self, real: Image.Image, mask: Image.Image, rules: Convention, side: Side) -> Target:
         weights = rules.mask(mask, side)
@@ -200,6 +219,7 @@ class Evaluation:
         tables = [self._table(method, resamples, seed) for method in self.methods]
         measured = {method.label: [None if isinstance(one, str) else one for one in method.outcomes] for method in self.methods}
         subsets = [pair.subset for pair in self.pairs]
+        have = [[one is not None for one in found] for found in measured.values()]
         return {
             "command": "evaluate",
             "convention": self.convention,
@@ -209,6 +229,7 @@ class Evaluation:
             "list": self.list_file,
             **{key: tables[0][key] for key in ("overall", "subsets", "ranges")},
             "predictions": tables,
+            "same_images": all(one == have[0] for one in have),
             "comparisons": compare(measured, subsets, resamples=resamples, seed=seed, progress=progress) if resamples else [],
             "bootstrap": {"resamples": resamples, "level": LEVEL, "seed": seed},
         }
@@ -247,6 +268,12 @@ class Evaluation:
             "without_foreground": names(lambda item: item.foreground == 0),
             "without_psnr": names(lambda item: math.isnan(item.psnr)),
         }
+
+
+def _mask(picture: Image.Image) -> Image.Image:
+    """A mask's picture, in the mode that conventions dither; where its transparency is the mask, that (see common.images.load_mask)."""
+    transparent = "A" in picture.getbands() or picture.mode == "P" and "transparency" in picture.info
+    return grey_mask(picture) if transparent else picture
 
 
 def available_cores() -> int:

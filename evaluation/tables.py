@@ -18,6 +18,8 @@ EFFECTS = {
     "without_psnr": "left out of PSNR: the convention's peak is 0",
 }
 
+DIFFERENT_IMAGES = "Not all were measured on the same images: these means do not rank them. Paired differences are of images that both have."
+
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned with spaces: the first to the left, the others to the right."""
@@ -49,6 +51,8 @@ def evaluation_text(result: dict[str, Any], names_shown: int) -> str:
         parts.append(f"\n{table['folder'] or table['label']}\n" + text_table(["", "images", *FIGURES], rows))
         named = {kind: table[kind] for kind in EFFECTS if table[kind]}
         parts += [f"{len(names)} {kind_name(kind)}, {EFFECTS[kind]}: {_listed(names, names_shown)}" for kind, names in named.items()]
+    if not result["same_images"]:
+        parts.append(f"\n{DIFFERENT_IMAGES}")
     if result["comparisons"]:
         rows = [
             [f"{one['b']} - {one['a']}", str(one["count"]), *(_difference(one["overall"][figure]) for figure in FIGURES)]
@@ -63,6 +67,8 @@ def evaluation_markdown(result: dict[str, Any]) -> str:
     """evaluate()'s result as Markdown tables."""
     tables = result["predictions"]
     parts = ["# Evaluation", _escaped(settings_text(result))]
+    if not result["same_images"]:
+        parts.append(f"**{DIFFERENT_IMAGES}**")
     for name in dict.fromkeys(name for table in tables for name in groups_of(table)):
         rows = []
         for table in tables:

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...common.checkpoint import written_whole
-from ...common.images import read_picture
+from ...common.images import read_mask, read_picture
 from ...train.data import Pair, read_list
 from ..tables import markdown_table
 from .paper import FIGURE_2_PAPER, FIGURE_2_THRESHOLD, TABLES
@@ -65,7 +65,10 @@ def draw_figure_3(setting: Setting, out: Path, *, state, seed: int) -> tuple[dic
     place = predictions_place(out, pairs)
     chosen = [pairs[round(position)] for position in np.linspace(0, len(pairs) - 1, min(EXAMPLES, len(pairs)))]
     side = (setting.kept, setting.kept)
-    columns = {name: [read_picture(getattr(pair, name)).convert("RGB").resize(side) for pair in chosen] for name in ("composite", "mask")}
+    columns = {
+        "composite": [read_picture(pair.composite).convert("RGB").resize(side) for pair in chosen],
+        "mask": [read_mask(pair.mask).convert("RGB").resize(side) for pair in chosen],
+    }
     for row in table.rows:
         folder = None if row.method is None else prediction_folder(place, row, 0)
         if folder is not None and folder.is_dir():
@@ -112,7 +115,7 @@ def draw_examples(columns: dict[str, Sequence[Image.Image]], path: Path, heading
 
 
 def _share(path: Path) -> float:
-    return float((np.asarray(read_picture(path).convert("L")) >= 128).mean())
+    return float((np.asarray(read_mask(path)) >= 128).mean())
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ...common.checkpoint import written_whole
 from ...common.claims import claim, digest
-from ...common.images import pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
+from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, tensor_to_pil
 from ...diffusion.harmonization import harmonize
 from ...diffusion.unet import load_unet
 from ...harmony_vae import load_harmony_vae, load_vae
@@ -88,7 +88,7 @@ def predict(
     refinement = load_refinement(models[method.refinement]).to(device) if method.refinement else None
     for index, pair in tqdm(missing, desc=folder.name, unit="image", disable=rank > 0, dynamic_ncols=True):
         composite = pil_to_tensor(_square(read_picture(pair.composite).convert("RGB"), size))
-        mask = pil_to_mask(_square(read_picture(pair.mask).convert("L"), size))
+        mask = pil_to_mask(_square(read_mask(pair.mask), size))
         result = harmonize(
             vae, unet, composite, mask, STEPS, seed + index, size="native", paste_background=False, conditional=method.conditional,
             refinement=refinement, device=device,

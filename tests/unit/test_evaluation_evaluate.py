@@ -293,13 +293,73 @@ def test_figures_without_a_peak_are_named(root, tmp_path):
     json.dumps(result, allow_nan=False)
 
 
-def test_masks_of_another_size_need_a_size(tmp_path):
+def write_pair(root, mask, number=0):
+    """One composite, mask and real image, WIDTH x HEIGHT; the list has all that were written."""
     for folder in ("composite_images", "masks", "real_images"):
-        (tmp_path / "S" / folder).mkdir(parents=True)
-    Image.fromarray(noise(0)).save(tmp_path / "S/real_images/a.png")
-    Image.fromarray(noise(1)).save(tmp_path / "S/composite_images/a_1_1.png")
-    Image.new("L", (40, 40), 255).save(tmp_path / "S/masks/a_1.png")
-    (tmp_path / "list.txt").write_text("S/composite_images/a_1_1.png\n")
-    with pytest.raises(ValueError, match="a_1.png must have its real image's size"):
-        evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", size=None, progress=False)
-    assert evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", progress=False)["overall"]["count"] == 1
+        (root / "S" / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(0)).save(root / f"S/real_images/a{number}.png")
+    Image.fromarray(noise(1)).save(root / f"S/composite_images/a{number}_1_1.png")
+    mask.save(root / f"S/masks/a{number}_1.png")
+    names = sorted(path.name for path in (root / "S/composite_images").iterdir())
+    (root / "list.txt").write_text("".join(f"S/composite_images/{name}\n" for name in names))
+
+
+@pytest.mark.parametrize("size", [None, 256, 40])
+def test_a_mask_of_another_size_than_its_real_image_is_refused(tmp_path, size):
+    write_pair(tmp_path, Image.new("L", (40, 40), 255))
+    with pytest.raises(ValueError, match=r"a0_1.png must have its real image's size \(120, 80\), got \(40, 40\). Mend the data set."):
+        evaluate(tmp_path, "list.txt", baselines=["composite", "colour_transfer"], size=size, progress=False)
+
+
+def test_all_damaged_real_images_and_masks_are_named(tmp_path):
+    for number in range(9):
+        write_pair(tmp_path, Image.new("L", (WIDTH, HEIGHT), 255), number)
+    (tmp_path / "S/masks/a1_1.png").write_bytes(b"damaged")
+    (tmp_path / "S/real_images/a6.png").write_bytes(b"damaged")
+    Image.new("L", (WIDTH, 9), 255).save(tmp_path / "S/masks/a3_1.png")
+    with pytest.raises(ValueError) as caught:
+        evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", workers=1, progress=False)
+    message = str(caught.value)
+    assert [name in message for name in ("a1_1.png must be a readable image", "a3_1.png must have its", "a6.png must be")] == [True] * 3
+    for number in range(9):
+        (tmp_path / f"S/masks/a{number}_1.png").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"a4_1.png must be a readable image(?!.*a5_1).* And 5 more such files\.$"):
+        evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", progress=False)
+
+
+def test_a_mask_may_lie_in_transparency(tmp_path):
+    """As the nodes and `harmonize` read it; a palette's and a grey picture's too."""
+    alpha = Image.new("L", (WIDTH, HEIGHT), 0)
+    alpha.paste(255, (0, 0, WIDTH, 20))
+    palette = alpha.point(lambda value: value // 255).convert("P")
+    palette.putpalette([9, 9, 9] * 2)
+    masks = {"plain": alpha, "colour": Image.new("RGB", alpha.size, "white"), "grey": Image.new("L", alpha.size, 0), "palette": palette}
+    masks["colour"].putalpha(alpha)
+    masks["grey"].putalpha(alpha)
+    found = {}
+    for name, mask in masks.items():
+        write_pair(tmp_path / name, mask)
+        if name == "palette":
+            mask.save(tmp_path / name / "S/masks/a0_1.png", transparency=bytes([0, 255]))
+        baselines = ["composite", "colour_transfer"]
+        result = evaluate(tmp_path / name, "list.txt", baselines=baselines, out=tmp_path / name / "out", cases=1, progress=False)
+        pictures = (tmp_path / name / "out" / "index.html").read_text().split('"pictures":')[1]
+        found[name] = [table["overall"] for table in result["predictions"]], result["predictions"][0]["ranges"], pictures
+    assert found["plain"][1]["15-100"]["count"] == 1
+    for name in ("colour", "grey", "palette"):
+        assert found[name] == found["plain"], name
+
+
+def test_an_opaque_coloured_mask_is_dithered_as_published(tmp_path):
+    mask = Image.fromarray(noise(7))
+    write_pair(tmp_path, mask)
+    result = evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", resamples=0, progress=False)
+    assert result["overall"]["fMSE"] == pytest.approx(measure(Image.fromarray(noise(1)), Image.fromarray(noise(0)), mask).fmse)
+
+
+def test_means_of_different_images_are_said_to_be(root, capsys):
+    command = ["evaluate", "--data", str(root), "--predictions", str(root / "good")]
+    for folders, same in (([], True), ([str(root / "HCOCO/composite_images"), str(root / "HFlickr/composite_images")], False)):
+        assert main([*command, *folders]) == 0
+        assert ("Not all were measured on the same images" in capsys.readouterr().out) != same
+        assert evaluate(root, predictions=[root / "good", *folders], resamples=0, progress=False)["same_images"] == same

@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffharmony.common.checkpoint import write_checkpoint
 from diffharmony.evaluation.reproduce import run
+from diffharmony.evaluation.reproduce.figures import foreground_shares
 from diffharmony.evaluation.reproduce.miniature import TINY, Miniature, make_setting
 from diffharmony.evaluation.reproduce.paper import Method, Row, Table
 from diffharmony.evaluation.reproduce.predict import fingerprint, predict
@@ -147,6 +148,22 @@ def test_a_folder_of_other_composites_predictions_is_refused(data, tmp_path):
     pairs[2].composite.unlink()
     with pytest.raises(FileNotFoundError, match="t2_1_1.png must exist, looked in .*composite_images. Complete the data set"):
         fingerprint(pairs)
+
+
+def test_a_mask_may_lie_in_transparency(data, tmp_path):
+    """As the nodes and `harmonize` read it."""
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    for path in (other / "HFlickr" / "masks").iterdir():
+        mask = Image.open(path)
+        white = Image.new("RGB", mask.size, "white")
+        white.putalpha(mask)
+        white.save(path)
+    table = Table("t", (Row("row", nothing(), Method(512, vae="harmony_vae")),))
+    plain, transparent = (Setting(root, LIST, (find_models(TINY),), size_divisor=8, kept=32) for root in (data, other))
+    found = [run_table(table, setting, tmp_path / "out", state=STATE) for setting in (plain, transparent)]
+    assert found[0] == found[1] and len(list((tmp_path / "out" / "predictions").iterdir())) == 2
+    assert foreground_shares(plain.pairs()).tolist() == foreground_shares(transparent.pairs()).tolist()
 
 
 def test_one_seed_is_not_seeds(tmp_path, monkeypatch):
