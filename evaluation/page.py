@@ -15,12 +15,12 @@ from markupsafe import Markup
 from PIL import Image
 from tqdm import tqdm
 
-from ..common.images import read_picture
+from ..common.images import read_mask, read_picture
 from .evaluator import Evaluation
 from .folders import PROBLEMS
 from .metrics import FIGURES, LARGER_IS_BETTER, Measurement, range_of
 from .page_template import PAGE
-from .tables import EFFECTS, groups_of, kind_name, number, settings_text
+from .tables import DIFFERENT_IMAGES, EFFECTS, groups_of, kind_name, number, settings_text
 
 LONG_SIDE = 320  # pixels of an embedded picture
 START = "fMSE"
@@ -73,7 +73,8 @@ def page(evaluation: Evaluation, result: dict[str, Any], *, cases: int, progress
         settings=settings_text(result),
         level=f"{result['bootstrap']['level']:.0%}" if result["bootstrap"]["resamples"] else "",
         figures=list(FIGURES),
-        groups=_groups(result["predictions"]),
+        groups=_groups(result["predictions"], ranked=result["same_images"]),
+        different="" if result["same_images"] else DIFFERENT_IMAGES,
         comparisons=_comparisons(result["comparisons"]),
         problems=[
             {"kind": kind_name(kind), "label": table["label"], "names": table[kind], "effect": f", {EFFECTS[kind]}"}
@@ -116,14 +117,14 @@ def _rounded(value: float) -> float:
 def _pictures(evaluation: Evaluation, index: int) -> list[str | None]:
     """Composite, mask, one per method and the real image as data addresses; None for one that cannot be shown."""
     pair = evaluation.pairs[index]
-    real, mask = read_picture(pair.real), read_picture(pair.mask)
+    real, mask = read_picture(pair.real), read_mask(pair.mask)
     try:
         composite = read_picture(pair.composite)
     except (OSError, ValueError):
         composite = None
     shape = real.size
     predictions = [method.picture(index, real, mask, evaluation.size) for method in evaluation.methods]
-    shown = [composite, mask.convert("L"), *(None if isinstance(one, str) else one for one in predictions), real]
+    shown = [composite, mask, *(None if isinstance(one, str) else one for one in predictions), real]
     return [None if picture is None else _address(picture, shape) for picture in shown]
 
 
@@ -138,7 +139,8 @@ def _address(picture: Image.Image, shape: tuple[int, int]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _groups(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _groups(tables: Sequence[dict[str, Any]], *, ranked: bool) -> list[dict[str, Any]]:
+    """The rows of each group. ranked: whether a figure's best is marked."""
     found = []
     for name in dict.fromkeys(name for table in tables for name in groups_of(table)):
         members = [(table, groups_of(table)[name]) for table in tables if name in groups_of(table)]
@@ -150,7 +152,8 @@ def _groups(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 best = max(rivals, default=None) if figure in LARGER_IS_BETTER else min(rivals, default=None)
                 low_high = table["intervals"] and table["intervals"][figure] if name == "overall" else None
                 interval = f"{number(low_high[0])}, {number(low_high[1])}" if low_high else ""
-                cells.append({"text": number(means[figure]), "best": len(set(rivals)) > 1 and means[figure] == best, "interval": interval})
+                marked = ranked and len(set(rivals)) > 1 and means[figure] == best
+                cells.append({"text": number(means[figure]), "best": marked, "interval": interval})
             rows.append({"label": table["label"], "count": means["count"], "cells": cells})
         found.append({"name": name, "rows": rows})
     return found

@@ -40,6 +40,7 @@ details { margin: .3rem 0; } summary { cursor: pointer; } ul.names { columns: 18
 
 <h2>Figures</h2>
 <p class="quiet">Means over images.{% if level %} In brackets: {{ level }} bootstrap interval of the mean over all images.{% endif %}</p>
+{% if different %}<p class="problem" id="different">{{ different }}</p>{% endif %}
 <div class="scroll">
 <table id="means">
 <thead><tr><th>group</th><th class="text">method</th><th>images</th>{% for figure in figures %}<th>{{ figure }}</th>{% endfor %}</tr></thead>

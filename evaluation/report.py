@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..common.files import check_folder
 from .evaluator import Evaluation
 from .metrics import FIGURES, Measurement, range_of
 from .tables import evaluation_markdown
@@ -19,19 +20,20 @@ FILES = ("results.json", "images.csv", "tables.md", "index.html")
 def check_out(out: Path) -> None:
     """Refuse a folder that a report cannot replace, before any work is done.
 
-    Raises: ValueError for a file, or a folder that holds anything but an earlier report; FileNotFoundError without a parent folder.
+    Raises: ValueError for a file, one in a file, or a folder that holds anything but an earlier report; PermissionError where nothing
+    can be written.
     """
-    if not out.resolve().parent.is_dir():
-        raise FileNotFoundError(f"folder of {out.name!r} must exist, looked in {out.resolve().parent}. Create it first.")
     if out.exists():
         found = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name]
         others = [name for name in found if name not in FILES or not out.is_dir()]
         if others:
             raise ValueError(f"out must be a new folder, an empty one or an earlier report's, got {out} with {others[0]!r}. Name another.")
+    check_folder(out.resolve().parent, "folder of out")
 
 
 def write_report(evaluation: Evaluation, result: dict[str, Any], out: Path, *, cases: int, progress: bool = True) -> None:
-    """Write the report's files into `out`, which takes the place of an earlier report only when all are complete.
+    """Write the report's files into `out`, which takes the place of an earlier report only when all are complete. Folders that it is in
+    are made.
 
     results.json: evaluate()'s result and "images", one entry per image. images.csv: one row per image and method. tables.md: the
     means and comparisons. index.html: these, every image, and the `cases` worst and best of each figure as pictures.
@@ -41,6 +43,7 @@ def write_report(evaluation: Evaluation, result: dict[str, Any], out: Path, *, c
 
     check_out(out)
     target = out.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         fresh, earlier = work / "new", work / "old"

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -80,6 +81,21 @@ def test_markdown_has_every_group_and_problem(report):
     assert {line.replace("\\|", "").count("|") for line in lines} == {7, 8}
 
 
+def test_means_of_different_images_are_not_ranked(root, report, tmp_path):
+    """EVIL's predictions lack two images; two folders that each lack one have equal counts, but of different images."""
+    out, _ = report
+    best, note = '<td class="better">', "Not all were measured on the same images"
+    assert best not in (out / "index.html").read_text(encoding="utf-8")
+    assert all(note in (out / name).read_text(encoding="utf-8") for name in ("index.html", "tables.md"))
+    for folder, lacking in (("first", NAMES[0]), ("second", NAMES[-1])):
+        shutil.copytree(root / "good", tmp_path / folder)
+        (tmp_path / folder / f"{lacking}.png").unlink()
+    for folders, baselines in (([tmp_path / "first", tmp_path / "second"], []), ([root / "good"], ["composite"])):
+        evaluate(root, predictions=folders, baselines=baselines, out=tmp_path / "out", cases=1, resamples=0, progress=False)
+        text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+        assert ((best in text), (note in text)) == ((True, False) if baselines else (False, True))
+
+
 def test_page_refers_to_nothing_outside_and_escapes_names(report):
     out, _ = report
     text = (out / "index.html").read_text(encoding="utf-8")
@@ -147,8 +163,10 @@ def test_an_earlier_report_is_replaced_and_nothing_else(root, report, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="out must be a new folder"):
         evaluate(root, predictions=root / "good", out=tmp_path / "file")
-    with pytest.raises(FileNotFoundError, match="folder of 'out' must exist"):
-        evaluate(root, predictions=root / "good", out=tmp_path / "nowhere" / "out")
+    with pytest.raises(ValueError, match="folder of out must be a folder, got the file"):
+        evaluate(root, predictions=root / "good", out=tmp_path / "file" / "out")
+    evaluate(root, predictions=root / "good", out=tmp_path / "new" / "folder" / "out", cases=1, resamples=0, progress=False)
+    assert len(list((tmp_path / "new" / "folder" / "out").iterdir())) == 4
 
 
 def test_a_failure_leaves_the_earlier_report(root, tmp_path, monkeypatch):
