@@ -25,6 +25,7 @@ from .processes import accelerated, agreed_path, on_main, processes
 from .state import check_steps, clear_log_after, collect, newest_state, read_state, write_state
 from .validation import Validation, validate
 from .weights import Weights
+from .words import counted
 
 logger = logging.getLogger("diffharmony")
 
@@ -172,10 +173,19 @@ def _fit(
                     write_state(run.out, state, run.keep_last)
             if show or save:
                 accelerator.wait_for_everyone()
-    if skipped:
-        logger.warning("skipped %d bad images of the data set, the first: %s", len(skipped), min(skipped))
     loss = None if math.isnan(log.smooth) else log.smooth
-    return {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss, "skipped": sorted(skipped)}
+    result = {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss, "skipped": sorted(skipped)}
+    if accelerator.is_main_process:
+        _tell(**result)
+    return result
+
+
+def _tell(checkpoint: str, steps: int, loss: float | None, skipped: list[str]) -> None:
+    if skipped:
+        logger.warning("skipped %s of the data set, the first: %s", counted(len(skipped), "bad image"), skipped[0])
+    facts = [counted(steps, "step"), *([f"loss {loss:.5g}"] if loss is not None else [])]
+    facts += [f"{counted(len(skipped), 'bad image')} skipped"] if skipped else []
+    logger.info("Wrote %s (%s)", checkpoint, ", ".join(facts))
 
 
 def _restore(run: RunConfig, parts: tuple, steps: int, images: int) -> dict[str, Any]:

@@ -173,11 +173,14 @@ def test_the_log_of_a_run_killed_before_its_first_state_starts_anew(root, base, 
     assert [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
-def test_a_finished_run_asked_for_again_tells_the_same(root, base, tmp_path):
+def test_a_finished_run_asked_for_again_tells_the_same(root, base, tmp_path, caplog):
+    caplog.set_level("INFO", "diffharmony")
     config = vae_config(root, base, tmp_path / "run")
     first = vae.main(config)
+    line = f"Wrote {first['checkpoint']} (4 steps, loss {first['loss']:.5g})"
+    assert caplog.messages.count(line) == 1
     saved = (tmp_path / "run" / "harmony_vae.safetensors").read_bytes()
-    assert vae.main(config) == first
+    assert vae.main(config) == first and caplog.messages.count(line) == 2
     assert (tmp_path / "run" / "harmony_vae.safetensors").read_bytes() == saved
     with pytest.raises(ValueError, match="optim.steps must be at least the 4 that the run in .* has taken, got 2"):
         vae.main(replace(config, optim=replace(config.optim, steps=2)))
@@ -266,7 +269,8 @@ def test_the_global_generator_is_where_it_was(tmp_path):
     assert not same(train("other", rate=0.0), expected)
 
 
-def test_bad_images_that_were_skipped_before_are_counted_too(tmp_path, base):
+def test_bad_images_that_were_skipped_before_are_counted_too(tmp_path, base, caplog):
+    caplog.set_level("INFO", "diffharmony")
     make_pairs(tmp_path / "data")
     (tmp_path / "data" / "HCOCO" / "real_images" / "a1.png").write_text("no image")
     config = vae_config(tmp_path / "data", base, tmp_path / "run")
@@ -274,6 +278,7 @@ def test_bad_images_that_were_skipped_before_are_counted_too(tmp_path, base):
     first = vae.main(config)
     assert first["skipped"] == [str(tmp_path / "data" / "HCOCO" / "real_images" / "a1.png")]
     assert vae.main(config) == first
+    assert [message.endswith(", 1 bad image skipped)") for message in caplog.messages if message.startswith("Wrote ")] == [True, True]
 
 
 def test_a_data_set_that_changed_is_told(tmp_path, base, caplog):
