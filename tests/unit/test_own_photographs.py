@@ -1,6 +1,9 @@
 """A folder of one's own photographs: what is taken, what is held out, and what is said of the rest."""
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,3 +64,22 @@ def test_what_does_not_fit_is_refused(photos, tmp_path, capsys, arguments, messa
     with pytest.raises(SystemExit, match="2"):
         main(["train", "--root", str(tmp_path / "out"), *(places.get(word, word) for word in arguments)])
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_it_says_how_many_are_taken_left_out_and_held_back(photos, caplog):
+    caplog.set_level("INFO", "diffharmony")
+    counts = {}
+    for side, others in ((False, "held back for tests"), (True, "left for training")):
+        taken = own_photographs(photos, held_out=0.4, test=side)
+        message = rf"{photos}: (\d+) of 14 pictures taken, (\d+) too small or unreadable, (\d+) {others} \(--held-out 0.4\)"
+        counts[side] = [int(count) for count in re.fullmatch(message, caplog.messages[-1]).groups()]
+        assert counts[side][0] == len(taken) and sum(counts[side]) == 14
+    assert counts[False][2] == sum(counts[True][:2]) and counts[False][1] + counts[True][1] == 2
+
+
+def test_the_command_shows_it(photos, tmp_path):
+    command = [sys.executable, "-m", "diffharmony.train.synthetic", "train", "--root", tmp_path / "set", "--photos", photos]
+    command += ["--photo-crops", "1", "--scenes", "0", "--size", "64", "--workers", "1", "--held-out", "0"]
+    printed = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
+    assert f"{photos}: 12 of 14 pictures taken, 2 too small or unreadable, 0 held back for tests (--held-out 0.0)" in printed.stderr
+    assert "2 pictures are left out: broken.jpg" in printed.stderr and json.loads(printed.stdout)["photographs"] == 12

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Literal
@@ -125,6 +126,7 @@ def photographs() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; errors in what the user gave end with their message and status 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"train": train, "test": test, "photographs": photographs},
