@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
+from ..common.tiny_family import TINY
+
 ImageArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="COMPOSITE")]
 MaskArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MASK")]
 SourceArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checkpoint import read_checkpoint, written_whole
-from ..train.data import Pair, read_list
 from ..common.allocator import keep_freed_memory
+from ..common.checkpoint import read_checkpoint, written_whole
+from ..common.tiny_family import ROOT, TINY
+from ..train.data import Pair, read_list
 from .metrics import RANGES, range_of, summarize
 from .tables import markdown_table, number
 from .tiny_measures import BASE_FILE, HARMONY_FILE, METHODS, UNET_FILE, Row, decode_gains, end_to_end, load_models, thirds
 
 logger = logging.getLogger("diffharmony")
-ROOT = Path(__file__).resolve().parent.parent
 LIST_FILE = "IHD_test.txt"
 SIZES = (128, 256, 512)
 END_TO_END_SIZE = 256
@@ -42,7 +42,7 @@ class TinyReport:
 
     test_root: Path = ROOT / ".cache" / "tiny"
     """Folder of the test sets test-128, test-256 and test-512."""
-    assets: Path = ROOT / "assets" / "tiny"
+    assets: Path = TINY
     """Folder of vae.safetensors, harmony_vae.safetensors and harmonization_unet.safetensors."""
     out: Path = ROOT / "out" / "tiny_report"
     """Folder to write to; made where missing."""

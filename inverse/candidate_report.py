@@ -19,6 +19,7 @@ from ..common.devices import find_device
 from ..common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, save_image
 from ..common.layout import TEST_LIST
 from ..common.masks import binarize_mask
+from ..common.tiny_family import TINY
 from ..diffusion.unet import load_unet
 from ..harmony_vae import load_harmony_vae
 from ..train.lists import Pair, read_list
@@ -26,7 +27,6 @@ from .candidates import candidate_seed, generate_candidates
 from .distance import distances_from_real
 from .report_command import run_report, write_report
 
-TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
 SHOWN, SIDE = 6, 128
 
 

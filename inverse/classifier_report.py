@@ -22,6 +22,7 @@ from ..common.claims import digest
 from ..common.devices import find_device
 from ..common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture
 from ..common.layout import TEST_LIST
+from ..common.tiny_family import TINY
 from ..train.data import Pair, read_list
 from .classifier import HarmonyClassifier, load_harmony_classifier, unharmonious_probability
 from .classifier_measures import auc, draw_measures, measure_probabilities, measures_text
@@ -29,7 +30,6 @@ from .distance import distances_from_real
 from .planted import CANDIDATES, STRONG_FMSE, find_planted
 from .report_command import run_report, write_report
 
-ROOT = Path(__file__).resolve().parents[1]
 AHEAD = 8  # pairs that are read while others are scored
 STRENGTHS = ((0.0, 200.0), (200.0, 600.0), (600.0, 1500.0), (1500.0, float("inf")))  # of fMSE
 
@@ -45,7 +45,7 @@ class ClassifierReport:
 
     data: Path
     """Data set in iHarmony4's layout."""
-    classifier: Path = ROOT / "assets" / "tiny" / "harmony_classifier.safetensors"
+    classifier: Path = TINY / "harmony_classifier.safetensors"
     """Harmony classifier: our file, or the authors' model_state_dict.pth."""
     list: str = TEST_LIST
     """List file in `data`."""

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
+from ..common.tiny_family import TINY
+
 ListArgument = Annotated[str, tyro.conf.arg(metavar="FILE")]
 
 

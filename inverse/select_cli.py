@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny"
+from ..common.tiny_family import TINY
+
 NAMES_SHOWN = 10
 
 

@@ -17,6 +17,7 @@ from diffusers import UNet2DConditionModel
 
 from ..common.checkpoint import read_checkpoint
 from ..common.layout import write_list
+from ..common.tiny_family import ROOT, TINY
 from ..diffusion.unet import attach, load_unet, save_unet
 from ..harmony_vae import load_vae, save_harmony_vae
 from ..harmony_vae.checkpoint import save_autoencoder
@@ -32,7 +33,6 @@ INVERSE_WIDTHS = (64, 64, 64)  # the family must stay under 24 MB
 STRONG_LIST, STRONG_FMSE = "IHD_strong.txt", 500.0
 CLASSIFIER_STEPS = (2600, 2200)
 INVERSE_HARMONY_VAE_STEPS = (500, 600)
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TinyFamily:
 
     work: Path = ROOT / ".cache" / "tiny"
     """Folder for the data, states and sample sheets; about 2 GB."""
-    out: Path = ROOT / "assets" / "tiny"
+    out: Path = TINY
     """Folder that the float16 checkpoints are written to."""
     stages: tuple[str, ...] = ()
     """Stages to run, in order; none: all."""

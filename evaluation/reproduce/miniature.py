@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ...common.layout import write_list
+from ...common.tiny_family import TINY
 from ...train import refinement as train_refinement
 from ...train import vae as train_vae
 from ...train.config import DataConfig, RunConfig
@@ -25,8 +26,6 @@ from .predict import predict
 from .run import Setting, find_models
 from .trainings import Training, train_all
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-TINY = ROOT / "assets" / "tiny"
 SIZE_DIVISOR = 4
 KEPT = 128
 PAPERS_CELL = {"initialization": "zero", "trainable": "encoder_and_decoder"}

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..cli import TINY, RecipeOptions, check_options, recipe_of
+from ...common.tiny_family import TINY
+from ..cli import RecipeOptions, check_options, recipe_of
 from .split import TEST_SHARE
 
 OnBad = Literal["stop", "skip"]

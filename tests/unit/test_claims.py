@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffharmony.common.claims import claim, digest
-from diffharmony.evaluation.reproduce.miniature import TINY
+from diffharmony.common.tiny_family import TINY
 from diffharmony.evaluation.reproduce.paper import TABLES
 from diffharmony.evaluation.reproduce.predict import STEPS
 from diffharmony.evaluation.reproduce.run import prediction_folder

@@ -18,7 +18,8 @@ from diffharmony.__main__ import main
 from diffharmony.diffusion import harmonize, load_unet
 from diffharmony.evaluation.reproduce.figures import draw_figure_2, draw_figure_3, foreground_shares
 from diffharmony.evaluation.reproduce.augmented import Small
-from diffharmony.evaluation.reproduce.miniature import TINY, Miniature, make_setting
+from diffharmony.common.tiny_family import TINY
+from diffharmony.evaluation.reproduce.miniature import Miniature, make_setting
 from diffharmony.evaluation.reproduce.paper import MINIATURES, TABLES, Method, Row, Table
 from diffharmony.evaluation.reproduce.run import Setting, find_models, markdown, prediction_folder, predictions_place, run_table
 from diffharmony.harmony_vae import load_harmony_vae
