@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffharmony.tests.host.inverse_prompts import build_dataset
-from diffharmony.tests.host.prompts import added, changed, node
+from diffharmony.tests.host.prompts import added, node
 from diffharmony.tests.host.test_workflow import pixels
 from diffharmony.train.lists import read_list
 
