@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..common.checkpoint import written_whole
+from ..common.layout import is_placed
 
 MANIFEST = "candidates.jsonl"
 NEEDED = {"file_name": str, "mask": str, "k": int}
@@ -152,7 +152,7 @@ def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
 
 def same_file(first: Path, second: Path) -> bool:
     """Whether both are there, and one file or of the same bytes."""
-    return first.is_file() and second.is_file() and (first.samefile(second) or filecmp.cmp(first, second, shallow=False))
+    return first.is_file() and second.is_file() and is_placed(first, second)
 
 
 def _journals(folder: Path) -> list[Path]:
