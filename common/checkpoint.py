@@ -17,13 +17,17 @@ from safetensors.torch import save_file
 from .files import read_json, written_whole
 
 __all__ = [
-    "Checkpoint", "DIRECTIONS", "KINDS", "METADATA_TENSOR", "PICKLE_SUFFIXES", "describe", "load_strictly", "metadata_tensor", "read_checkpoint",
-    "read_json", "write_checkpoint", "written_whole",
+    "Checkpoint", "DIRECTIONS", "KINDS", "METADATA_TENSOR", "NotFiniteError", "PICKLE_SUFFIXES", "describe", "load_strictly",
+    "metadata_tensor", "read_checkpoint", "read_json", "write_checkpoint", "written_whole",
 ]  # fmt: skip
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DIRECTIONS = ("harmonize", "invert")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 METADATA_TENSOR = "diffharmony.metadata"
+
+
+class NotFiniteError(ValueError):
+    """Weights that are infinite or NaN, or would be in the dtype that they are to be saved in."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def write_checkpoint(
     """Write one `.safetensors` file, whole or not at all.
 
     tensors: parameter name -> tensor, any shape, float16 or float32. training: a JSON-able summary of how they came to be.
-    Raises: ValueError for an unknown kind, direction or suffix; FileNotFoundError when the folder does not exist.
+    Raises: ValueError for an unknown kind, direction or suffix; NotFiniteError for weights that are not; FileNotFoundError when the folder does not exist.
     Source: DESIGN.md, "Contracts".
     """
     path = Path(path)
@@ -94,7 +98,7 @@ def write_checkpoint(
         raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}. Pass one of these.")
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} must be finite in {tensor.dtype}, got infinity or NaN. Save in torch.float32, or retrain.")
+            raise NotFiniteError(f"{name} must be finite in {tensor.dtype}, got infinity or NaN. Save in torch.float32, or retrain.")
     metadata = {"format": "pt", **describe(kind, direction, config)}
     if prediction_type is not None:
         metadata["diffharmony.prediction_type"] = prediction_type

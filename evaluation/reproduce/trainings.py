@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.checkpoint import read_json, written_whole
+from ...common.checkpoint import NotFiniteError, read_json, written_whole
 
 logger = logging.getLogger("diffharmony")
 VERDICT = "diverged.json"
@@ -56,10 +56,7 @@ def _train(training: Training) -> tuple[Path | None, str]:
         return None, read_json(verdict)["why"]
     try:
         return Path(training.main(training.config)["checkpoint"]), ""
-    except (FloatingPointError, ValueError) as error:
-        # a finite loss whose gradients overflow shows in the weights alone, which write_checkpoint refuses with a ValueError
-        if not isinstance(error, FloatingPointError) and " must be finite in torch." not in str(error):
-            raise
+    except (FloatingPointError, NotFiniteError) as error:  # the latter: gradients overflowed at the last step, after a finite loss
         with written_whole(verdict) as temporary:
             temporary.write_text(json.dumps({"why": str(error)}) + "\n", encoding="utf-8")
         return None, str(error)
