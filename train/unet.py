@@ -255,7 +255,7 @@ def main(config: UNetTraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
     check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "own_predictions": "[0, 1]", "cached_views": "[0, 1000]"})
     if config.cached_views:
-        check_one_size(config.data, f"latents are cached (cached_views {config.cached_views})")
+        check_one_size(config.data, f"latents are cached (cached_views {config.cached_views}; 0 caches none)")
     vae = start_vae(config.vae, "vae").requires_grad_(False)
     unet = load_start(config).requires_grad_(True).train()
     dataset = images = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)

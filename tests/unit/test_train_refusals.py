@@ -195,7 +195,7 @@ class TestDryRun:
     def test_refuses_several_sizes_of_cached_latents(self, root, base, tmp_path):
         config = unet_config(root, base, tmp_path / "run", cached_views=1)
         for dry_run in (True, False):
-            with pytest.raises(ValueError, match=r"data.sizes must be left out where latents are cached \(cached_views 1\), got \(64, 128\)"):
+            with pytest.raises(ValueError, match=r"data.sizes must be left out where latents are cached \(cached_views 1; 0 caches none\), got \(64, 128\)"):
                 unet.main(replace(config, dry_run=dry_run, data=replace(config.data, sizes=(64, 128))))
         assert not (tmp_path / "run").exists()
 
