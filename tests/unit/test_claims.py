@@ -8,7 +8,8 @@ from diffharmony.common.claims import claim, digest
 from diffharmony.common.tiny_family import TINY
 from diffharmony.evaluation.reproduce.paper import TABLES
 from diffharmony.evaluation.reproduce.predict import STEPS
-from diffharmony.evaluation.reproduce.run import prediction_folder
+from diffharmony.evaluation.reproduce.run import prediction_folder, predictions_place
+from diffharmony.train.lists import read_list
 
 
 def test_a_claim_stands(tmp_path):
@@ -30,7 +31,7 @@ def test_a_digest_is_of_all_bytes(tmp_path):
 def test_reproduce_refuses_in_every_process_before_any_writes(runs, root, tmp_path):
     """Table 1's first row that is measured was begun with another seed."""
     row = next(row for row in TABLES["table1"].rows if row.method is not None)
-    folder = prediction_folder(tmp_path, row, 0)
+    folder = prediction_folder(predictions_place(tmp_path, read_list(root, "IHD_train.txt")), row, 0)
     folder.mkdir(parents=True)
     method = row.method
     checkpoints = {name: digest(TINY / f"{name}.safetensors") for name in method.models}
