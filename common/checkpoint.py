@@ -86,7 +86,8 @@ def write_checkpoint(
     """Write one `.safetensors` file, whole or not at all.
 
     tensors: parameter name -> tensor, any shape, float16 or float32. training: a JSON-able summary of how they came to be.
-    Raises: ValueError for an unknown kind, direction or suffix; NotFiniteError for weights that are not; FileNotFoundError when the folder does not exist.
+    Raises: ValueError for an unknown kind, direction or suffix; NotFiniteError for weights that are not; FileNotFoundError when the
+    folder does not exist.
     Source: DESIGN.md, "Contracts".
     """
     path = Path(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 import shutil
 from collections.abc import Iterable
@@ -47,11 +46,6 @@ def place(source: str | os.PathLike, target: str | os.PathLike) -> None:
             os.link(source, temporary)
         except OSError:  # another disk, or a file system without hard links
             shutil.copyfile(source, temporary)
-
-
-def is_placed(source: str | os.PathLike, target: str | os.PathLike) -> bool:
-    """Whether `target` is what `place` makes of `source`: the same file, or one of the same bytes."""
-    return os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False)
 
 
 def write_list(path: Path, names: Iterable[str]) -> None:

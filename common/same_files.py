@@ -1,7 +1,8 @@
-"""Which of many files are the same, byte for byte."""
+"""Which files are the same, byte for byte."""
 
 from __future__ import annotations
 
+import filecmp
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 from .claims import digest
 
 TAIL = 4096  # bytes at a file's end, in which two pictures of one size nearly always differ
+
+
+def same_file(first: Path, second: Path) -> bool:
+    """Whether both are there, and one file (as a hard link is) or of the same bytes."""
+    return first.is_file() and second.is_file() and (first.samefile(second) or filecmp.cmp(first, second, shallow=False))
 
 
 def same_files(files: Iterable[tuple[str, Path]]) -> dict[str, str]:

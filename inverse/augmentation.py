@@ -13,12 +13,13 @@ from tqdm.auto import tqdm
 from ..common.checkpoint import read_json, written_whole
 from ..common.claims import claim
 from ..common.layout import COMPOSITES, TRAIN_LIST, place, write_list
+from ..common.same_files import same_file
 from ..train.folder import hold, let_go
 from ..train.lists import Folders
 from ..train.processes import on_main
 from .candidates import name_hash
 from .generate import Wanted, make_candidates
-from .ledger import MANIFEST, as_line, read_manifest, same_file
+from .ledger import MANIFEST, as_line, read_manifest
 from .recipe import Recipe
 from .share import Place
 from .sources import Source, list_path, listed_sources

@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from ..common.checkpoint import written_whole
-from ..common.layout import is_placed
 
 MANIFEST = "candidates.jsonl"
 NEEDED = {"file_name": str, "mask": str, "k": int}
@@ -70,8 +69,7 @@ class Ledger:
         with written_whole(self.manifest) as temporary, temporary.open("wb") as file, ExitStack() as opened:
             sources = {path: opened.enter_context(path.open("rb")) for path in {entry.path for entry in ordered}}
             for entry in ordered:
-                sources[entry.path].seek(entry.offset)
-                file.write(sources[entry.path].readline().rstrip(b"\r\n") + b"\n")
+                file.write(line_at(sources[entry.path], entry.offset).rstrip(b"\r\n") + b"\n")
         shutil.rmtree(self._journals)
         return ordered
 
@@ -150,9 +148,9 @@ def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
     return (record for _, record in read_records(path, {**NEEDED, "real": str}))
 
 
-def same_file(first: Path, second: Path) -> bool:
-    """Whether both are there, and one file or of the same bytes."""
-    return first.is_file() and second.is_file() and is_placed(first, second)
+def line_at(file: BinaryIO, offset: int) -> bytes:
+    file.seek(offset)
+    return file.readline()
 
 
 def _journals(folder: Path) -> list[Path]:

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from ..common.checkpoint import written_whole
-from ..common.images import pil_to_mask, pil_to_tensor, read_picture
+from ..common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture
 from ..train.processes import on_main, processes
 from .classifier import HarmonyClassifier, unharmonious_probability
-from .ledger import Journal, as_line, join_journals, read_journals, read_records
+from .ledger import Journal, as_line, join_journals, line_at, read_journals, read_records
 
 JOURNALS = ".scores"
 AHEAD = 4  # pairs that are read while others are scored
@@ -53,12 +53,7 @@ class Manifest:
     def __iter__(self) -> Iterator[Group]:
         with self.path.open("rb") as file:
             for offsets in self._groups.values():
-                yield [json.loads(_line(file, offset)) for offset in offsets]
-
-
-def _line(file: BinaryIO, offset: int) -> bytes:
-    file.seek(offset)
-    return file.readline()
+                yield [json.loads(line_at(file, offset)) for offset in offsets]
 
 
 def score_candidates(
@@ -107,7 +102,7 @@ def _read_ahead(pool: ThreadPoolExecutor, folder: Path, groups: Iterator[Group],
 def _images(folder: Path, rows: Group, with_mask: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The candidates [K, 3, H, W] of one pair in -1..1 and their mask [1, 1, H, W]. Raises: ValueError where sizes differ."""
     images = [pil_to_tensor(read_picture(folder / row["file_name"])) for row in rows]
-    mask = pil_to_mask(read_picture(folder / rows[0]["mask"])) if with_mask else None
+    mask = pil_to_mask(read_mask(folder / rows[0]["mask"])) if with_mask else None
     size = images[0].shape[-2:] if mask is None else mask.shape[-2:]
     for row, image in zip(rows, images):
         if image.shape[-2:] != size:

@@ -12,10 +12,11 @@ from typing import Any
 from ..common.checkpoint import read_json, written_whole
 from ..common.claims import digest
 from ..common.layout import COMPOSITES, TRAIN_LIST, place, write_list
+from ..common.same_files import same_file
 from ..train.folder import hold, let_go
 from ..train.processes import on_main, processes
 from .classifier import load_harmony_classifier
-from .ledger import MANIFEST, same_file
+from .ledger import MANIFEST
 from .scoring import SCORE, Group, Manifest, score_candidates
 from .selection import REASONS, Choice, check_limits, choose_candidates
 

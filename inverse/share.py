@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from ..common.checkpoint import written_whole
 from ..common.images import grey_mask, open_image, pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
-from ..common.layout import MASKS, REALS, composite_name, is_placed, place
+from ..common.layout import MASKS, REALS, composite_name, place
 from ..common.masks import THRESHOLD
+from ..common.same_files import same_file
 from ..train.cuts import BadImage
 from ..train.processes import processes
 from .candidates import candidate_seed, draw_candidates
@@ -115,7 +116,7 @@ class _Pair:
         for target, file in self._where.beside(self._source):
             if not target.is_file():
                 place(file, target)
-            elif not is_placed(file, target):
+            elif not same_file(file, target):
                 raise ValueError(f"{target} must be a copy of {file}, got another file. Choose another --out.")
         (self._where.out / self._source.at(self._where.folder, "")).mkdir(parents=True, exist_ok=True)
         make = sorted({*self._job.make, *(k for k in self._job.measure if not self._measured(k))})

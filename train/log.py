@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import secrets
-from pathlib import Path
 from typing import Any
 
 import torch

@@ -115,14 +115,12 @@ def train_harmony_vae(family: TinyFamily) -> None:
     _train_harmony_vae(family, "harmony-vae", learning_rate=1e-3, steps=HARMONY_VAE_STEPS[0], init=init)
 
 
-
 def finish_harmony_vae(family: TinyFamily) -> None:
     """Then half on latents that the UNet makes, as in use."""
     init, maker = family.work / "harmony-vae" / "harmony_vae.safetensors", family.work / "unet-128" / "unet.safetensors"
     _train_harmony_vae(
         family, "harmony-vae-finished", learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1], init=init, unet=maker, foreground_weight=1.0
     )
-
 
 
 def train_inverse_unet(family: TinyFamily) -> None:
@@ -164,7 +162,6 @@ def train_inverse_harmony_vae(family: TinyFamily) -> None:
     )
 
 
-
 def finish_inverse_harmony_vae(family: TinyFamily) -> None:
     """Then half on latents that the inverse UNet makes."""
     init, maker = family.work / "inverse-harmony-vae" / "harmony_vae.safetensors", family.work / "inverse-unet" / "unet.safetensors"
@@ -172,7 +169,6 @@ def finish_inverse_harmony_vae(family: TinyFamily) -> None:
         family, "inverse-harmony-vae-finished", learning_rate=3e-4, steps=INVERSE_HARMONY_VAE_STEPS[1], init=init, unet=maker,
         direction="invert",
     )  # fmt: skip
-
 
 
 def train_classifier(family: TinyFamily) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ...common.files import written_whole
 from ...common.images import open_image
-from ...common.layout import MASKS, REALS, is_placed, place
+from ...common.layout import MASKS, REALS, place
+from ...common.same_files import same_file
 from ..sources import Source
 from .photographs import SUFFIXES
 from .subjects import PixelMask, Subject
@@ -63,7 +64,7 @@ def place_subjects(subjects: Iterable[Subject], out: Path, subset: str, *, worke
 
 def _encoded(subject: Subject, source: Source, placed: bool, written: bool) -> bytes | None:
     """The mask's PNG; None where it is there already."""
-    if placed and not is_placed(subject.photograph, source.real_file):
+    if placed and not same_file(subject.photograph, source.real_file):
         raise ValueError(f"{source.real_file} must be a copy of {subject.photograph}, got another file. Choose another --out.")
     if written:
         # masks of runs are told apart by the digest of their CSV, which the folder is claimed with

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 
 from PIL import Image
@@ -51,9 +50,11 @@ def without_suffix(name: str) -> str:
 
 def size_of(photograph: Path | None) -> tuple[int, int] | None:
     """Width and height in a photograph's header; None where it is absent or unreadable."""
+    if photograph is None:
+        return None
     try:
-        with Image.open(photograph) if photograph else nullcontext() as image:
-            return image and image.size
+        with Image.open(photograph) as image:
+            return image.size
     except UNREADABLE:
         return None
 
