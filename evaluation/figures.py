@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..common.checkpoint import written_whole
+from .reproduce.figures import save_figure
 from .tiny_measures import Row
 
 COLUMNS = {
@@ -56,7 +57,7 @@ def draw_sheet(rows: Sequence[Row], path: str | os.PathLike) -> None:
         before, after = (row.measurements[method].fmse for method in ("composite", "conditional_pasted"))
         text = f"{rank}\nfMSE × {row.ratio:.2f}\n{before:.0f} → {after:.0f}\n{row.name}"
         figure.text(0.06 / width, bottom + side / height / 2, text, fontsize=8, va="center")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_distribution(rows: Sequence[Row], path: str | os.PathLike) -> None:
@@ -91,10 +92,4 @@ def draw_distribution(rows: Sequence[Row], path: str | os.PathLike) -> None:
     cumulative.legend(fontsize=8, loc="lower right")
     for axes in (scatter, cumulative):
         axes.grid(alpha=0.25, which="major")
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-    FigureCanvasAgg(figure)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save_figure(figure, path)

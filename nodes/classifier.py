@@ -17,12 +17,12 @@ from .managed import managed, register_folder
 if TYPE_CHECKING:
     from ..inverse import HarmonyClassifier
 
-FOLDER = "harmony_classifiers"
+CLASSIFIERS = "harmony_classifiers"
 Classifier = io.Custom("DIFFHARMONY_CLASSIFIER")
 BATCH = 8  # images between two looks at whether the user has stopped the run
-VALUES_PER_PIXEL = 60  # that ResNet-50 holds at once, per pixel of its input: 57 measured
+CLASSIFIER_MEMORY = 60  # that ResNet-50 holds at once, per pixel of its input: 57 measured
 
-register_folder(FOLDER)
+register_folder(CLASSIFIERS)
 
 
 class HostClassifier:
@@ -37,7 +37,7 @@ class HostClassifier:
         """images [B,3,H,W] in -1..1, mask [B,1,H,W] in 0..1 or None -> unharmonious probabilities [B] float32 on the CPU."""
         from ..inverse import unharmonious_probability
 
-        memory = BATCH * self.classifier.config["input_size"] ** 2 * VALUES_PER_PIXEL * 4  # bytes of a float32
+        memory = BATCH * self.classifier.config["input_size"] ** 2 * CLASSIFIER_MEMORY * 4  # bytes of a float32
         model_management.load_models_gpu([self.patcher], memory_required=memory)
         bar = comfy.utils.ProgressBar(images.shape[0])
         scores = []
@@ -52,7 +52,7 @@ class HostClassifier:
 def load_host_classifier(classifier_name: str) -> HostClassifier:
     from ..inverse import load_harmony_classifier
 
-    return HostClassifier(load_harmony_classifier(folder_paths.get_full_path_or_raise(FOLDER, classifier_name)))
+    return HostClassifier(load_harmony_classifier(folder_paths.get_full_path_or_raise(CLASSIFIERS, classifier_name)))
 
 
 def score_images(classifier: HostClassifier, images: torch.Tensor, mask: torch.Tensor | None) -> tuple[list[float], torch.Tensor]:
@@ -85,7 +85,7 @@ class LoadHarmonyClassifier(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "classifier_name",
-                    options=folder_paths.get_filename_list(FOLDER),
+                    options=folder_paths.get_filename_list(CLASSIFIERS),
                     tooltip="A harmony classifier file in models/harmony_classifiers.",
                 )
             ],

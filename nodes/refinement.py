@@ -18,12 +18,12 @@ from .managed import managed, register_folder
 if TYPE_CHECKING:
     from ..refinement import HarmonyRefinement
 
-FOLDER = "harmony_refinement"
+REFINEMENTS = "harmony_refinement"
 Refinement = io.Custom("DIFFHARMONY_REFINEMENT")
 # Values that one image takes at the stage's size, per pixel and per channel of the first level: 17.5 measured for the released widths.
-VALUES_PER_PIXEL = 20
+REFINEMENT_MEMORY = 20
 
-register_folder(FOLDER)
+register_folder(REFINEMENTS)
 
 
 class HostRefinement:
@@ -40,7 +40,7 @@ class HostRefinement:
         from ..refinement import refine
 
         height, width = self.model.size
-        memory = height * width * self.model.config.block_out_channels[0] * VALUES_PER_PIXEL * self.dtype.itemsize
+        memory = height * width * self.model.config.block_out_channels[0] * REFINEMENT_MEMORY * self.dtype.itemsize
         model_management.load_models_gpu([self.patcher], memory_required=memory)
         bar = comfy.utils.ProgressBar(harmonized.shape[0])
 
@@ -55,7 +55,7 @@ class HostRefinement:
 def load_host_refinement(refinement_name: str) -> HostRefinement:
     from ..refinement import load_refinement
 
-    return HostRefinement(load_refinement(folder_paths.get_full_path_or_raise(FOLDER, refinement_name)))
+    return HostRefinement(load_refinement(folder_paths.get_full_path_or_raise(REFINEMENTS, refinement_name)))
 
 
 def refine_images(
@@ -94,7 +94,7 @@ class LoadHarmonyRefinement(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "refinement_name",
-                    options=folder_paths.get_filename_list(FOLDER),
+                    options=folder_paths.get_filename_list(REFINEMENTS),
                     tooltip="A refinement file in models/harmony_refinement.",
                 )
             ],

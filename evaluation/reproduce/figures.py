@@ -93,7 +93,7 @@ def draw_cumulative(shares: dict[str, np.ndarray], path: Path, heading: str = ""
     axes.set_title(f"Figure 2: foreground share{heading}", fontsize=9, wrap=True)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_examples(columns: dict[str, Sequence[Image.Image]], path: Path, heading: str = "") -> None:
@@ -111,14 +111,14 @@ def draw_examples(columns: dict[str, Sequence[Image.Image]], path: Path, heading
             if line == 0:
                 axes.set_title(title.replace(" (", "\n("), fontsize=7)
     figure.text(0.01, 1 - 0.05 / height, f"Figure 3{heading}", fontsize=7, va="top")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _share(path: Path) -> float:
     return float((np.asarray(read_mask(path)) >= 128).mean())
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
