@@ -30,10 +30,10 @@ host: setup  ## ComfyUI with these nodes and the tiny models, for your browser (
 	@$(PY) -m diffharmony.tests.host.comfy_server --port $(or $(PORT),8188)
 
 tiny: setup  ## train the tiny models of assets/tiny again
-	@$(PY) -m diffharmony.train.tiny
+	@$(PY) -m diffharmony.applications.tiny.make
 
 bench: setup  ## speed and memory beside a reference
-	@$(PY) -m diffharmony.benchmarks
+	@$(PY) -m diffharmony.applications.benchmarks
 
 lock: $(UV) .host/$(HOST) .host/$(OLD_HOST)  ## resolve requirements/*.txt again (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) .host/$(HOST)/requirements.txt requirements/pins.in pyproject.toml --extra train --extra dev \

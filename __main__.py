@@ -25,19 +25,19 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "harmonize": Command(".diffusion.cli", "HarmonizeConfig", "run_harmonize", "relight the foreground of a composite photograph"),
-    "convert": Command(".diffusion.cli", "ConvertConfig", "run_convert", "the authors' archive or diffusers folders to our files"),
+    "harmonize": Command(".commands.harmonize", "HarmonizeConfig", "run_harmonize", "relight the foreground of a composite photograph"),
+    "convert": Command(".commands.convert", "ConvertConfig", "run_convert", "the authors' archive or diffusers folders to our files"),
     "train-vae": Command(".train.vae", "PRESETS", "main", "train a Harmony-VAE"),
     "train-unet": Command(".train.unet", "PRESETS", "main", "train a harmonization or inverse UNet"),
     "train-refinement": Command(".train.refinement", "PRESETS", "main", "train a refinement stage"),
     "train-classifier": Command(".train.classifier", "PRESETS", "main", "train a harmony classifier"),
     "train-autoencoder": Command(".train.autoencoder", "PRESETS", "main", "train a small plain VAE to start from"),
-    "generate": Command(".inverse.cli", "GenerateConfig", "run_generate", "make composites out of real photographs"),
-    "select": Command(".inverse.select_cli", "SelectConfig", "run_select", "choose the most unharmonious of them"),
-    "augment": Command(".inverse.cli", "AugmentConfig", "run_augment", "make a training set grow by composites of its own photographs"),
-    "human-harmony": Command(".inverse.human_harmony.cli", "HumanHarmonyConfig", "run_human_harmony", "build Human Harmony from photographs and outlines"),
-    "evaluate": Command(".evaluation.cli", "EvaluateConfig", "run_evaluate", "measure folders of harmonized images"),
-    "reproduce": Command(".evaluation.reproduce.cli", "ReproduceConfig", "run_reproduce", "the paper's tables and figures, ours beside them"),
+    "generate": Command(".commands.generate", "GenerateConfig", "run_generate", "make composites out of real photographs"),
+    "select": Command(".commands.select", "SelectConfig", "run_select", "choose the most unharmonious of them"),
+    "augment": Command(".commands.augment", "AugmentConfig", "run_augment", "make a training set grow by composites of its own photographs"),
+    "human-harmony": Command(".commands.human_harmony", "HumanHarmonyConfig", "run_human_harmony", "build Human Harmony from photographs and outlines"),
+    "evaluate": Command(".commands.evaluate", "EvaluateConfig", "run_evaluate", "measure folders of harmonized images"),
+    "reproduce": Command(".commands.reproduce", "ReproduceConfig", "run_reproduce", "the paper's tables and figures, ours beside them"),
 }
 # Our errors are of these kinds (DESIGN.md, style) and get one line. Anything else is a defect and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
@@ -105,7 +105,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     kind, prog = getattr(module, command.config), f"diffharmony {name}"
     if isinstance(kind, dict):
         config = tyro.extras.overridable_config_cli(kind, args=arguments, prog=prog, description=module.__doc__)
-        config = config.settled(arguments)
+        settle = importlib.import_module(".train.checks", package=__package__).settle
+        config = settle(config, arguments)
     else:
         # tyro's own reading of a docstring drops its examples
         config = tyro.cli(kind, args=arguments, prog=prog, description=inspect.getdoc(kind))

@@ -8,8 +8,8 @@ from typing import Any
 
 
 def lazy_names(package: str, names: Mapping[str, str], space: dict[str, Any]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package. names: public name -> the module in `package` that has it; space: the package's globals(), which
-    keep what was loaded.
+    """The `__getattr__` of a package. names: public name -> the module that has it, in `package`, or with a dot before it beside `package`;
+    space: the package's globals(), which keep what was loaded.
 
     No module of the package may bear the name of one of its functions: importing the module would put it in the function's place.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..common.lazy import lazy_names
 
-# No module here may bear the name of a function below: importing the module would put it in the function's place.
 _NAMES = {
     "load_unet": "unet",
     "save_unet": "unet",
@@ -12,7 +11,7 @@ _NAMES = {
     "sample_generators": "sampler",
     "sample_latents": "sampler",
     "DiffHarmonyPipeline": "pipeline",
-    "harmonize": "harmonization",
+    "harmonize": "inference",
 }
 __all__ = sorted(_NAMES)
 __getattr__ = lazy_names(__name__, _NAMES, globals())

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..common import original_layout
-from ..common.checkpoint import read_checkpoint, read_json
+from ..common import sd_checkpoint
+from ..common.checkpoint import read_checkpoint
+from ..common.files import read_json
 from ..common.files import check_folder
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
 from ..harmony_vae.checkpoint import CLASS_NAMES as VAE_CLASSES, holds_vae
@@ -94,8 +95,8 @@ def _parts_in(path: Path) -> list[str]:
     else:
         checkpoint = read_checkpoint(path, values=False)
         held = {
-            "unet": holds_unet(checkpoint) or original_layout.holds_unet(checkpoint.tensors),
-            "vae": holds_vae(checkpoint) or original_layout.holds_vae(checkpoint.tensors),
+            "unet": holds_unet(checkpoint) or sd_checkpoint.holds_unet(checkpoint.tensors),
+            "vae": holds_vae(checkpoint) or sd_checkpoint.holds_vae(checkpoint.tensors),
             "refinement": holds_refinement(checkpoint),
         }
         parts, names = [part for part, holds in held.items() if holds], sorted(checkpoint.tensors)

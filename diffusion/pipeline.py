@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ..refinement import HarmonyRefinement
-from .harmonization import Size, check_directions, harmonize
+from ..common.direction import check_directions
+from .inference import Size, harmonize
 from .sampler import STEPS, Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from ..common import original_layout
-from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, read_json, write_checkpoint
-from ..common.model_folder import refuse_mislabelled
+from ..common import sd_checkpoint
+from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, write_checkpoint
+from ..common.files import read_json
+from ..common.checkpoint import refuse_mislabelled
 
 logger = logging.getLogger("diffharmony")
 
@@ -198,11 +199,11 @@ def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> 
 
 def _load_file(path: Path, dtype: torch.dtype, in_channels: int) -> UNet2DConditionModel:
     checkpoint = read_checkpoint(path)
-    if original_layout.holds_unet(checkpoint.tensors):
-        config, tensors = original_layout.convert_unet(checkpoint.tensors, path)
+    if sd_checkpoint.holds_unet(checkpoint.tensors):
+        config, tensors = sd_checkpoint.convert_unet(checkpoint.tensors, path)
         _check_config_channels(config, path, in_channels)
         unet = load_strictly(lambda: UNet2DConditionModel.from_config(config), tensors, path)
-        return attach(torch.nn.Module.to(unet, dtype), original_layout.encode_empty_prompt(checkpoint.tensors, path), None, None)
+        return attach(torch.nn.Module.to(unet, dtype), sd_checkpoint.encode_empty_prompt(checkpoint.tensors, path), None, None)
     if checkpoint.kind != KIND:
         raise ValueError(f"{path} must be a UNet (diffharmony.kind = {KIND!r}), got {_describe(checkpoint)}. {_advice(checkpoint)}")
     if not holds_unet(checkpoint):
@@ -305,7 +306,7 @@ def _advice(checkpoint: Checkpoint) -> str:
         return "It is a VAE: pass it as the VAE, and a UNet file here."
     if checkpoint.kind is None and "conv_in.weight" in checkpoint.tensors and "conv_out.weight" in checkpoint.tensors:
         return "Pass its diffusers folder (with config.json) instead, or write our file with diffharmony convert."
-    if original_layout.holds_vae(checkpoint.tensors):
+    if sd_checkpoint.holds_vae(checkpoint.tensors):
         return "It is a VAE in the original layout: pass it as the VAE, and a UNet file here."
     return "Pass a file written by diffharmony train-unet or diffharmony convert."
 

@@ -1,13 +1,12 @@
-"""Measuring: figures by convention, baselines, the tiny family's report (heavy imports on first use only)."""
+"""Measuring: figures by convention, baselines, comparisons, reports (heavy imports on first use only)."""
 
 from __future__ import annotations
 
 from ..common.lazy import lazy_names
 
-# No module here may bear the name of a function below: importing the module would put it in the function's place.
 _NAMES = {
     "evaluate": "evaluator",
-    "CONVENTIONS": "metrics",
+    "CONVENTIONS": "conventions",
     "Measurement": "metrics",
     "measure": "metrics",
     "measure_arrays": "metrics",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .conventions import CONVENTIONS, Box, Convention, Errors, Side, find_convention, full_scale
+from .conventions import CONVENTIONS, Convention, Errors, Side, find_convention, full_scale
+from .resizing import Box
 
 __all__ = [
     "CONVENTIONS", "FIGURES", "LARGER_IS_BETTER", "RANGES", "Measurement", "Target", "foreground_box", "measure", "measure_arrays",

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
@@ -16,12 +17,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..common.images import read_mask, read_picture
-from .evaluator import Evaluation
-from .folders import PROBLEMS
+from .measuring import Evaluation
+from ..dataset.predictions import PROBLEMS
 from .metrics import FIGURES, LARGER_IS_BETTER, Measurement, range_of
-from .page_template import PAGE
 from .tables import DIFFERENT_IMAGES, EFFECTS, groups_of, kind_name, number, settings_text
 
+PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")  # a jinja2 template with its style and script inside
 LONG_SIDE = 320  # pixels of an embedded picture
 START = "fMSE"
 

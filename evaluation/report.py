@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import check_folder
-from .evaluator import Evaluation
+from .measuring import Evaluation
 from .metrics import FIGURES, Measurement, range_of
 from .tables import evaluation_markdown
 

@@ -1,4 +1,4 @@
-"""The Harmony-VAE: model, blocks, tiled decode, checkpoints (SPEC §3)."""
+"""The Harmony-VAE: model, blocks, tiles, checkpoints (SPEC §3)."""
 
 from .blocks import HarmonyCondition
 from .checkpoint import load_harmony_vae, load_vae, save_harmony_vae

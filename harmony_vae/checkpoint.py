@@ -11,16 +11,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from ..common import original_layout
-from ..common.checkpoint import (
-    METADATA_TENSOR,
-    Checkpoint,
-    describe,
-    load_strictly,
-    metadata_tensor,
-    write_checkpoint,
-)
-from ..common.model_folder import open_model, refuse_mislabelled
+from ..common import sd_checkpoint
+from ..common.checkpoint import METADATA_TENSOR, Checkpoint, describe, load_strictly, metadata_tensor, write_checkpoint
+from ..common.checkpoint import open_model, refuse_mislabelled
 from .model import HarmonyVAE
 
 STABLE_DIFFUSION_WIDTHS = (128, 256, 512, 512)
@@ -80,8 +73,8 @@ def load_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> Aut
     checkpoint, config = open_model(Path(path), "VAE", VAE_FOLDERS)
     if _holds_conditional_encoder(checkpoint):
         return _load(HarmonyVAE, checkpoint, config, dtype)
-    if original_layout.holds_vae(checkpoint.tensors):
-        config, tensors = original_layout.convert_vae(checkpoint.tensors, checkpoint.path)
+    if sd_checkpoint.holds_vae(checkpoint.tensors):
+        config, tensors = sd_checkpoint.convert_vae(checkpoint.tensors, checkpoint.path)
         return _load(AutoencoderKL, replace(checkpoint, tensors=tensors), config, dtype)
     if not holds_vae(checkpoint):
         _refuse(checkpoint, "a VAE, plain or Harmony-VAE, in diffusers' or the original layout")

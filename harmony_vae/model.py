@@ -11,9 +11,11 @@ from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDis
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from .blocks import ConditionalEncoder, HarmonyCondition, decode_with_condition, randomize, zero_conv
+from .tiles import TileLayout
 
 TRAINABLE_PARTS = ("encoder_and_decoder", "conditional_encoder")
 INITIALIZATIONS = ("zero", "random")
+TILE_MODES = ("exact", "bounded")
 
 
 class HarmonyVAE(AutoencoderKL):
@@ -194,13 +196,32 @@ class HarmonyVAE(AutoencoderKL):
     def decode_tiled(
         self, z: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, tile: int = 512, mode: str = "exact"
     ) -> DecoderOutput:
-        """Conditional decode in overlapping tiles of `tile` pixels, so that memory does not grow with the image.
+        """Decode `z` under the condition (image, mask) in overlapping tiles, each under the condition of its own part of the image.
 
-        See harmony_vae/tiled.py for shapes, limits and errors.
+        z: [B,latent_channels,h,w], unscaled. image: [B or 1,3,h*f,w*f] in [-1,1]. mask: [B or 1,1,h*f,w*f] in {0,1}.
+        tile: side of a tile in image pixels, a multiple of f and at least 4 f. mode: `exact` or `bounded`. Both blend
+        overlapping tiles today, so the result is close to `decode(z, condition)`, and equal to it where one tile covers the
+        image. Returns [B,3,h*f,w*f] in about [-1,1]; memory beyond inputs and output is that of one tile of one image.
+        Raises: ValueError for sizes, batches, tile or mode that do not fit. Source: SPEC §3; DESIGN.md, "Contracts".
         """
-        from .tiled import decode_tiled
-
-        return DecoderOutput(sample=decode_tiled(self, z, image, mask, tile=tile, mode=mode))
+        if mode not in TILE_MODES:
+            raise ValueError(f"mode must be one of {', '.join(TILE_MODES)}, got {mode!r}. Pass one of these.")
+        layout = TileLayout(tuple(z.shape[2:]), tile, self.spatial_factor)
+        self._check_tiled_inputs(z, image, mask)
+        shape = (z.shape[2] * self.spatial_factor, z.shape[3] * self.spatial_factor)
+        result = torch.zeros(z.shape[0], self.config.out_channels, *shape, dtype=z.dtype, device=z.device)
+        for index in range(z.shape[0]):
+            one_image, one_mask = (t[index % t.shape[0]].unsqueeze(0) for t in (image, mask))
+            weights = torch.zeros(1, 1, *shape, dtype=torch.float32, device=z.device)
+            total = torch.zeros(1, *result.shape[1:], dtype=torch.float32, device=z.device)
+            for latent_window, window in layout:
+                condition = self.encode_condition(one_image[(..., *window)], one_mask[(..., *window)])
+                decoded = self.decode(z[(slice(index, index + 1), slice(None), *latent_window)], condition).sample.float()
+                ramp = layout.weights(latent_window, decoded.shape[2:]).to(z.device)
+                total[(..., *window)] += decoded * ramp
+                weights[(..., *window)] += ramp
+            result[index] = (total / weights)[0].to(z.dtype)
+        return DecoderOutput(sample=result)
 
     def _decode_conditionally(self, z: torch.Tensor, condition: HarmonyCondition) -> torch.Tensor:
         condition_latent = condition.latent
@@ -227,6 +248,18 @@ class HarmonyVAE(AutoencoderKL):
                 f"image height and width must be multiples of {factor}, got {image.shape[2]} x {image.shape[3]}. "
                 "Pad or crop the image and the mask first."
             )
+
+    def _check_tiled_inputs(self, z: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> None:
+        factor = self.spatial_factor
+        expected = [z.shape[2] * factor, z.shape[3] * factor]
+        for name, tensor in (("image", image), ("mask", mask)):
+            if list(tensor.shape[2:]) != expected:
+                raise ValueError(
+                    f"{name} must be {expected[0]} x {expected[1]} (the latent's size times {factor}), got {list(tensor.shape[2:])}. "
+                    "Resize it first."
+                )
+            if tensor.shape[0] not in (1, z.shape[0]):
+                raise ValueError(f"{name}'s batch must be 1 or the latent's {z.shape[0]}, got {tensor.shape[0]}. Repeat or select it.")
 
     def _check_condition_fits(self, z: torch.Tensor, condition: HarmonyCondition) -> None:
         if z.shape[2:] != condition.latent.shape[2:]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from ..common.lazy import lazy_names
 
-# No module here may bear the name of a function below: importing the module would put it in the function's place.
 _NAMES = {
     "candidate_seed": "candidates",
     "generate_candidates": "candidates",
-    "HarmonyClassifier": "classifier",
-    "load_harmony_classifier": "classifier",
-    "save_harmony_classifier": "classifier",
-    "unharmonious_probability": "classifier",
+    "HarmonyClassifier": ".classifier.model",
+    "load_harmony_classifier": ".classifier.checkpoint",
+    "save_harmony_classifier": ".classifier.checkpoint",
+    "unharmonious_probability": ".classifier.inference",
     "choose_candidates": "selection",
     "save_pair": "pairs",
     "build_data_set": "human_harmony.build",

@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from ..common.checkpoint import read_json, written_whole
-from ..common.claims import claim
-from ..common.layout import COMPOSITES, TRAIN_LIST, place, write_list
-from ..common.same_files import same_file
-from ..train.folder import hold, let_go
-from ..train.lists import Folders
-from ..train.processes import on_main
+from ..common.files import read_json, written_whole
+from ..common.run_folder import claim
+from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
+from ..dataset.same_files import same_file
+from ..common.run_folder import hold, let_go
+from ..dataset.pairs import Folders
+from ..common.processes import on_main
 from .candidates import name_hash
 from .generate import Wanted, make_candidates
-from .ledger import MANIFEST, as_line, read_manifest
-from .recipe import Recipe
-from .share import Place
+from .manifest import MANIFEST, as_line, read_manifest
+from .settings import Recipe
+from .worker import Place
 from .sources import Source, list_path, listed_sources
 
 AUGMENTATION = "augmentation.jsonl"

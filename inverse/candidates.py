@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from ..diffusion.conditioned import Conditioned, Size
-from ..diffusion.packed import PackedConvolutions
+from ..common.direction import check_inverse
+from ..diffusion.inference import Conditioned, Size
+from ..diffusion.prepacked import PackedConvolutions
 from ..diffusion.sampler import STEPS, Progress, sample_generators
-
-DIRECTION = "invert"
 
 
 def candidate_seed(base_seed: int, image: str, mask: str, k: int) -> int:
@@ -107,10 +106,3 @@ def draw_candidates(
             return conditioned.draw([generator], steps=steps)
 
     return map(draw, generators)
-
-
-def check_inverse(model: torch.nn.Module, name: str) -> None:
-    """Refuse a model that was trained to harmonize; one without `.direction` passes. Raises: ValueError. Source: SPEC §4."""
-    direction = getattr(model, "direction", None)
-    if direction not in (None, DIRECTION):
-        raise ValueError(f"{name} must be of direction {DIRECTION!r}, got {direction!r}. Load one that was trained with --direction {DIRECTION}.")

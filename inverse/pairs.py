@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from ..common.checkpoint import written_whole
+from ..common.files import written_whole
 from ..common.images import save_image, tensor_to_pil
-from ..common.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name
+from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name
 from ..common.masks import check_image, check_image_and_mask
 
 MASK = "1"  # a pair is added with one mask

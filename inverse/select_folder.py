@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..common.checkpoint import read_json, written_whole
-from ..common.claims import digest
-from ..common.layout import COMPOSITES, TRAIN_LIST, place, write_list
-from ..common.same_files import same_file
-from ..train.folder import hold, let_go
-from ..train.processes import on_main, processes
-from .classifier import load_harmony_classifier
-from .ledger import MANIFEST
+from ..common.files import read_json, written_whole
+from ..common.run_folder import digest
+from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
+from ..dataset.same_files import same_file
+from ..common.run_folder import hold, let_go
+from ..common.processes import on_main, processes
+from ..classifier.checkpoint import load_harmony_classifier
+from .manifest import MANIFEST
 from .scoring import SCORE, Group, Manifest, score_candidates
 from .selection import REASONS, Choice, check_limits, choose_candidates
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..common.layout import MASKS, REALS, SUFFIXES
-from ..train.lists import Folders, existing, find_pairs
+from ..dataset.layout import MASKS, REALS, SUFFIXES
+from ..dataset.pairs import Folders, existing, find_pairs
 
 
 @dataclass(frozen=True)

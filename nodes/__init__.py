@@ -2,14 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .classifier import HarmonyScore, LoadHarmonyClassifier
+from .candidates import InverseCandidates
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
-from .inverse_candidates import InverseCandidates
-from .loaders import LoadHarmonizationUNet, LoadHarmonyVAE, LoadInverseUNet
-from .refinement import HarmonyRefine, LoadHarmonyRefinement
+from .loaders import LoadHarmonizationUNet, LoadHarmonyClassifier, LoadHarmonyRefinement, LoadHarmonyVAE, LoadInverseUNet
+from .refine import HarmonyRefine
 from .save_pair import SaveHarmonizationPair
-from .selection import SelectMostUnharmonious
+from .score import HarmonyScore
+from .select import SelectMostUnharmonious
 
 
 class DiffHarmonyExtension(ComfyExtension):

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..common.images import pad_to_multiple
 from ..common.masks import binarize_mask, mask_to_latent
-from .images import mask_for, rgb_image, same_batch
+from .host_images import mask_for, rgb_image, same_batch
 from .loaders import CATEGORY, DIRECTION
 
 logger = logging.getLogger("diffharmony")

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..common.images import paste_background as paste
 from ..common.masks import binarize_mask
-from . import images
+from . import host_images
 from .host_vae import HostHarmonyVAE
 from .loaders import CATEGORY
 
@@ -32,13 +32,13 @@ def decode_harmonized(
     check_harmony_vae(vae, node)
     latent = _latent(samples, vae)
     factor = vae.downscale_ratio
-    image = images.rgb_image(image)
-    mask = images.mask_for(mask, image)
+    image = host_images.rgb_image(image)
+    mask = host_images.mask_for(mask, image)
     image = image.movedim(-1, 1)
     for name, tensor in (("image", image), ("mask", mask)):
         _check_batch(name, tensor, latent)
-    image, mask = images.same_batch({"image": image, "mask": mask})
-    fitted_image, fitted_mask = (images.fit_to_latent(pixels, latent, factor) for pixels in (image, mask))
+    image, mask = host_images.same_batch({"image": image, "mask": mask})
+    fitted_image, fitted_mask = (host_images.fit_to_latent(pixels, latent, factor) for pixels in (image, mask))
     decoded = vae.decode_conditionally(latent, fitted_image, binarize_mask(fitted_mask), tile=tile, progress=progress)
     # A latent of VAE Encode stands for the middle of an image of odd size: there the cropped image is the one to compare with.
     if all(padded >= side for padded, side in zip(decoded.shape[-2:], image.shape[-2:])):

@@ -5,11 +5,16 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
+from .host_models import HostClassifier, HostRefinement, register_folder
 from .host_unet import host_model
 from .host_vae import HostHarmonyVAE
 
 CATEGORY = "DiffHarmony"
 DIRECTION = "diffharmony_direction"  # key of the empty prompt's CONDITIONING, and name of the MODEL's attribute
+CLASSIFIERS, REFINEMENTS = "harmony_classifiers", "harmony_refinement"  # folders in models/
+Classifier, Refinement = io.Custom("DIFFHARMONY_CLASSIFIER"), io.Custom("DIFFHARMONY_REFINEMENT")
+for folder in (CLASSIFIERS, REFINEMENTS):
+    register_folder(folder)
 
 
 def load_host_vae(vae_name: str) -> HostHarmonyVAE:
@@ -107,3 +112,61 @@ class LoadInverseUNet(io.ComfyNode):
     @classmethod
     def execute(cls, unet_name) -> io.NodeOutput:
         return io.NodeOutput(*load_host_unet(unet_name, direction="invert"))
+
+
+def load_host_classifier(classifier_name: str) -> HostClassifier:
+    from ..classifier.checkpoint import load_harmony_classifier
+
+    return HostClassifier(load_harmony_classifier(folder_paths.get_full_path_or_raise(CLASSIFIERS, classifier_name)))
+
+
+class LoadHarmonyClassifier(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiffHarmonyLoadHarmonyClassifier",
+            display_name="Load Harmony Classifier",
+            category=CATEGORY,
+            description="Loads a harmony classifier, which tells composites from real images.",
+            inputs=[
+                io.Combo.Input(
+                    "classifier_name",
+                    options=folder_paths.get_filename_list(CLASSIFIERS),
+                    tooltip="A harmony classifier file in models/harmony_classifiers.",
+                )
+            ],
+            outputs=[Classifier.Output(display_name="classifier", tooltip="For Harmony Score.")],
+        )
+
+    @classmethod
+    def execute(cls, classifier_name) -> io.NodeOutput:
+        return io.NodeOutput(load_host_classifier(classifier_name))
+
+
+def load_host_refinement(refinement_name: str) -> HostRefinement:
+    from ..refinement import load_refinement
+
+    return HostRefinement(load_refinement(folder_paths.get_full_path_or_raise(REFINEMENTS, refinement_name)))
+
+
+class LoadHarmonyRefinement(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiffHarmonyLoadRefinement",
+            display_name="Load Harmony Refinement",
+            category=CATEGORY,
+            description="Loads a refinement model, which mends a harmonized image after decoding.",
+            inputs=[
+                io.Combo.Input(
+                    "refinement_name",
+                    options=folder_paths.get_filename_list(REFINEMENTS),
+                    tooltip="A refinement file in models/harmony_refinement.",
+                )
+            ],
+            outputs=[Refinement.Output(display_name="refinement", tooltip="For Harmony Refine.")],
+        )
+
+    @classmethod
+    def execute(cls, refinement_name) -> io.NodeOutput:
+        return io.NodeOutput(load_host_refinement(refinement_name))

@@ -6,7 +6,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from . import images
+from . import host_images
 from .conditioning import check_foreground
 from .loaders import CATEGORY
 
@@ -20,8 +20,8 @@ def save_images(
     """
     from ..inverse.pairs import save_pair
 
-    composite, real = (images.rgb_image(image).movedim(-1, 1) * 2 - 1 for image in (composite, real))
-    mask = images.mask_for(mask, real.movedim(1, -1))
+    composite, real = (host_images.rgb_image(image).movedim(-1, 1) * 2 - 1 for image in (composite, real))
+    mask = host_images.mask_for(mask, real.movedim(1, -1))
     check_foreground(mask)
     paths = save_pair(folder_paths.get_output_directory(), dataset, subset, name, composite, mask, real)
     return [ui.SavedResult(path.name, path.parent.as_posix(), io.FolderType.output) for path in paths]

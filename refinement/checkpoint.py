@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..common.checkpoint import Checkpoint, load_strictly, write_checkpoint
-from ..common.model_folder import open_model
+from ..common.checkpoint import open_model
 from .model import STAGE_SIZE, HarmonyRefinement
 
 KIND = "refinement"

@@ -16,12 +16,15 @@ from einops import rearrange
 from ..common.checkpoint import read_checkpoint
 from ..harmony_vae import HarmonyVAE, load_vae
 from ..harmony_vae.checkpoint import save_autoencoder
-from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
-from .data import HarmonizationDataset, make_loader
+from .checks import check
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.batches import make_loader
+from .data.dataset import HarmonizationDataset
 from .loop import Task, fit, sample_noise
-from .plan import dry_run
-from .processes import on_main
-from .starts import start_vae
+from .dry_run import dry_run
+from ..common.processes import on_main
+from .pretrained import start_vae
+from .run.resume import take
 from .validation import psnr, validation_of
 
 SCALING_FACTOR = 0.18215  # Stable Diffusion's; the latents are brought to it, so that hosts need no other
@@ -182,7 +185,7 @@ def main(config: AutoencoderTraining) -> dict[str, Any]:
     task = AutoencoderTask(vae, config, dataset.examples(config.run.samples)["real"])
     if config.dry_run:
         return dry_run(task, dataset, config, validation)
-    prepare(config)
+    take(config)
     summary = {"command": "train-autoencoder", "config": as_dict(config)}
     result = fit(
         task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation

@@ -19,27 +19,23 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from ..common.checkpoint import written_whole
-from ..inverse.classifier import HarmonyClassifier, load_harmony_classifier, save_harmony_classifier
-from ..inverse.classifier_checkpoint import load_backbone
-from ..inverse.classifier_model import CROP_MARGIN, INPUT_SIZE, RESNET50, SMALL, SMALL_WIDTHS, UNHARMONIOUS
-from ..inverse.sheets import labelled_sheet
-from .classifier_data import (
-    COMPOSITE_FEATURES,
-    REAL_FEATURES,
-    ClassifierPairs,
-    HeldOut,
-    cache_features,
-    check_apart,
-    photographs_of,
-    split_photographs,
-)
-from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, check_one_size, prepare
+from ..common.files import written_whole
+from ..classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
+from ..classifier.model import HarmonyClassifier
+from ..classifier.checkpoint import load_backbone
+from ..classifier.model import CROP_MARGIN, INPUT_SIZE, RESNET50, SMALL, SMALL_WIDTHS, UNHARMONIOUS
+from ..common.sheets import labelled_sheet
+from .data.classifier_pairs import (
+    COMPOSITE_FEATURES, REAL_FEATURES, ClassifierPairs, HeldOut, cache_features, check_apart, photographs_of, split_photographs,
+)  # fmt: skip
+from .checks import check, check_one_size
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
 from .hub import HubModel, parse_hub_id
 from .loop import Task, fit
-from .plan import dry_run
-from .processes import on_main, processes
-from .starts import find_start
+from .dry_run import dry_run
+from ..common.processes import on_main, processes
+from .pretrained import find_start
+from .run.resume import take
 from .validation import Validation
 
 logger = logging.getLogger("diffharmony")
@@ -242,7 +238,7 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
     if config.dry_run:
         validation = None if held_out is None else Validation(held_out, config.run.validation_images, part)
         return dry_run(task, images, config, validation, views=config.views)
-    prepare(config)
+    take(config)
     dataset = images
     if frozen:
         where = {"folder": config.run.out, "seed": config.run.seed, "device": processes().device}
@@ -263,7 +259,7 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
 
 def report_held_out(checkpoint: Path, held_out: HeldOut, config: ClassifierTraining) -> dict[str, Any]:
     """Accuracy, AUC and calibration of a checkpoint on the held-out pairs; written to report.json and calibration.png beside it."""
-    from ..inverse.classifier_measures import draw_measures, measure_probabilities, measures_text
+    from ..classifier.measures import draw_measures, measure_probabilities, measures_text
 
     device = processes().device
     task = ClassifierTask(load_harmony_classifier(checkpoint).to(device), held_out.images.examples(1)).eval()

@@ -5,15 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-
-from ..common.files import check_folder
-
-Direction = Literal["harmonize", "invert"]
 
 
 @dataclass(frozen=True)
@@ -111,123 +105,15 @@ class TrainingConfig:
     json: bool = False
     """Print one JSON object last: checkpoint, steps, loss; the plan after a dry run."""
 
-    def settled(self, arguments: list[str]) -> TrainingConfig:
-        """This config, with what command-line arguments gave in the place of what the preset says instead; see train/settle.py."""
-        from .settle import settle
-
-        return settle(self, arguments)
-
     idle_without: ClassVar[dict[str, str]] = {"run.validate_every": "run.validation_list", "run.validation_images": "run.validation_list"}
     """Field (or group of fields) -> the field without which it does nothing."""
     idle_with: ClassVar[dict[str, str]] = {"data.list_file": "data.list_files"}
     """Field (or group of fields) -> the field with which it does nothing."""
 
 
-# Dotted field -> the interval it must lie in: [ and ] include the bound, ( and ) do not.
-RANGES = {
-    "data.size": "[32, 8192]",
-    "data.sizes": "[32, 8192]",
-    "data.weights": "(0, 1e9]",
-    "data.min_crop": "(0, 1]",
-    "data.workers": "[0, 256]",
-    "optim.learning_rate": "(0, 1e3]",
-    "optim.warmup": "[0, 1)",
-    "optim.weight_decay": "[0, 1e3]",
-    "optim.betas": "[0, 1)",
-    "optim.gradient_clip": "[0, 1e9]",
-    "optim.ema_decay": "[0, 1)",
-    "optim.batch_size": "[1, 1e6]",
-    "optim.accumulation": "[1, 1e6]",
-    "optim.epochs": "(0, 1e6]",
-    "optim.steps": "[1, 1e9]",
-    "run.seed": "[0, 1e18]",
-    "run.save_every": "[1, 1e9]",
-    "run.keep_last": "[1, 1e6]",
-    "run.validate_every": "[1, 1e9]",
-    "run.validation_images": "[1, 1e6]",
-    "run.log_every": "[1, 1e6]",
-    "run.sample_every": "[1, 1e9]",
-    "run.samples": "[1, 64]",
-}
-# What may differ when a run is gone on with.
-FREE = {
-    "json", "dry_run", "data.workers", "data.on_bad_image", "optim.steps", "optim.epochs", "run.out", "run.save_every", "run.keep_last",
-    "run.sample_every", "run.samples", "run.resume", "run.validation_list", "run.validate_every", "run.validation_images", "run.tracker",
-    "run.log_every",
-}  # fmt: skip
-
-
-def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
-    """Check the shared fields and the trainer's own `ranges`.
-
-    Raises: ValueError for the first field that cannot work, with what must hold; PermissionError for a run.out that cannot be
-    written to.
-    """
-    if not config.data.roots:
-        raise ValueError("data.roots must name at least one folder, got none. Pass --data.roots FOLDER.")
-    for name, interval in {**RANGES, **(ranges or {})}.items():
-        field_value = field_of(config, name)
-        for value in field_value if isinstance(field_value, tuple) else (field_value,):
-            if value is not None and not _inside(value, interval):
-                raise ValueError(f"{name} must lie in {interval}, got {value!r}. Choose a value from there.")
-    for name, sizes in (("data.size", (config.data.size,)), ("data.sizes", config.data.sizes)):
-        for size in sizes:
-            if size % 8:
-                raise ValueError(f"{name} must be a multiple of 8, got {size}. Choose 256, say.")
-    _check_distinct(config)
-    if config.optim.batch_size % config.optim.accumulation:
-        raise ValueError(
-            f"optim.accumulation must divide the batch size {config.optim.batch_size}, got {config.optim.accumulation}. Choose a divisor."
-        )
-    shares = config.optim.accumulation * int(os.environ.get("WORLD_SIZE", 1))
-    if config.optim.batch_size % shares:
-        raise ValueError(
-            f"optim.batch_size must be a multiple of accumulation x processes = {shares}, got {config.optim.batch_size}. Change one of them."
-        )
-    if config.run.tracker != "none" and find_spec(config.run.tracker) is None:
-        raise ValueError(
-            f"run.tracker must be one that is installed, or none, got {config.run.tracker!r}. Install it: pip install {config.run.tracker}"
-        )
-    if os.environ.get("RANK", "0") == "0":  # the process that writes
-        check_folder(config.run.out, "run.out")
-    if not config.dry_run:
-        from .processes import check_accelerate
-
-        check_accelerate(config.run)
-
-
-def _check_distinct(config: TrainingConfig) -> None:
-    from .state import states_of
-
-    if states_of(config.run.out):  # a run that was begun before this was refused goes on
-        return
-    data = config.data
-    seen: set[Path] = set()
-    for root, list_file in zip(data.roots, data.list_files or (data.list_file,) * len(data.roots)):
-        place = Path(root, list_file).resolve()
-        if place in seen:
-            raise ValueError(
-                f"data.roots must not name one folder twice with one list, got {root} again, {list_file}. Leave it out, and say with "
-                "data.weights how often each is drawn from."
-            )
-        seen.add(place)
-
-
-def check_one_size(data: DataConfig, where: str) -> None:
-    """Refuse data.sizes where what is made of the images is computed once and kept, at one size. Raises: ValueError."""
-    if data.sizes:
-        raise ValueError(f"data.sizes must be left out where {where}, got {data.sizes}. Give data.size alone.")
-
-
 def planned_steps(optim: OptimConfig, images: int) -> int:
     """Optimizer steps of a run over so many images."""
     return optim.steps or math.ceil(images * optim.epochs / optim.batch_size)
-
-
-def _inside(value: float, interval: str) -> bool:
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    return above and (value <= high if interval[-1] == "]" else value < high)
 
 
 def field_of(config: Any, name: str) -> Any:
@@ -239,10 +125,3 @@ def field_of(config: Any, name: str) -> Any:
 def as_dict(config: Any) -> dict[str, Any]:
     """The config as plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def prepare(config: TrainingConfig) -> None:
-    """Take the run's folder for this run, once everything the config names has been loaded; see train/folder.py."""
-    from .folder import take
-
-    take(config)

@@ -18,14 +18,16 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .config import OptimConfig, RunConfig, planned_steps
-from .data import BatchLoader, CounterBatches, make_loader
-from .folder import hold, let_go
-from .log import Losses, Overflows, RunLog
-from .processes import accelerated, agreed_path, on_main, processes
-from .state import check_steps, clear_log_after, collect, newest_state, read_state, write_state
+from .data.batches import BatchLoader, make_loader
+from .data.sampler import CounterBatches
+from ..common.run_folder import hold, let_go
+from .run.log import Losses, Overflows, RunLog
+from ..common.processes import agreed_path, on_main, processes
+from .run.accelerator import accelerated
+from .run.state import check_steps, clear_log_after, collect, newest_state, read_state, write_state
 from .validation import Validation, validate
-from .weights import Weights
-from .words import counted
+from .run.ema import Weights
+from ..common.text import counted
 
 logger = logging.getLogger("diffharmony")
 
@@ -79,7 +81,7 @@ def fit(
     """Train `task` in as many processes as accelerate was told. Its EMA weights are saved as `<run.out>/<task.checkpoint_name>`,
     those without averaging under the same name in `<run.out>/last`.
 
-    dataset: samples by counter (train/data.py). summary: goes into the checkpoint's metadata with steps and loss.
+    dataset: samples by counter (train/data/dataset.py). summary: goes into the checkpoint's metadata with steps and loss.
     Returns checkpoint, steps, loss, and the bad images that were skipped. A killed run goes on from the newest state in `run.out`
     when called again. Raises: FloatingPointError with the batch's names when the loss is not finite, and when gradients overflow
     step after step; RuntimeError when another run is under way in `run.out`, or a process that reads images died; OSError when the

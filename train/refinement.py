@@ -20,18 +20,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..diffusion.harmonization import check_directions, harmonize, size_multiple
-from ..evaluation.folders import PredictionFolder
+from ..common.direction import check_directions
+from ..diffusion.inference import harmonize, size_multiple
+from ..dataset.predictions import PredictionFolder
 from ..refinement import HarmonyRefinement, load_refinement, save_refinement
 from ..refinement.stage import mask_to_stage_size, to_stage_size
-from .batches import Cut
-from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
-from .data import HarmonizationDataset
-from .lists import Pair
+from .data.batches import Cut
+from .checks import check
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.dataset import HarmonizationDataset
+from ..dataset.pairs import Pair
 from .loop import Task, fit
 from .losses import reconstruction_loss
-from .plan import dry_run
-from .starts import sampling_unet, start_vae
+from .dry_run import dry_run
+from .pretrained import sampling_unet, start_vae
+from .run.resume import take
 from .validation import Validation, psnr, validation_of
 
 
@@ -264,7 +267,7 @@ def main(config: RefinementTraining) -> dict[str, Any]:
     task = RefinementTask(model.train(), config, dataset.examples(config.run.samples), vae, unet)
     if config.dry_run:
         return dry_run(task, dataset, config, validation)
-    prepare(config)
+    take(config)
     summary = {"command": "train-refinement", "config": as_dict(config)}
     return fit(
         task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation

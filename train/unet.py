@@ -19,16 +19,19 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from ..common.masks import mask_to_latent
 from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample_latents
 from ..diffusion.unet import attach, save_unet
-from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, check_one_size, prepare
-from .data import HarmonizationDataset
-from .latents import cache_latents
+from ..common.direction import Direction
+from .checks import check, check_one_size
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.dataset import HarmonizationDataset
+from .data.latents import cache_latents
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import diffusion_loss
-from .plan import dry_run
-from .processes import processes
-from .roles import condition_and_target
-from .starts import start_unet, start_vae
+from .dry_run import dry_run
+from ..common.processes import processes
+from ..common.direction import condition_and_target
+from .pretrained import start_unet, start_vae
 from .vae import example_batch
+from .run.resume import take
 from .validation import psnr, validation_of
 
 SAMPLED_TIMESTEPS = (999, 749, 500, 250, 0)  # SPEC §2's five, as hosts round them
@@ -242,7 +245,7 @@ def make_unet(architecture: Architecture, prediction_type: str, direction: str, 
 
 def load_start(config: UNetTraining) -> UNet2DConditionModel:
     """The UNet to train, with its empty prompt: `init`'s, or one made from scratch. Raises: ValueError where `init` does not fit
-    (train/starts.py)."""
+    (train/pretrained.py)."""
     if config.init is not None:
         return start_unet(
             config.init, direction=config.direction, prediction_type=config.prediction_type,
@@ -265,7 +268,7 @@ def main(config: UNetTraining) -> dict[str, Any]:
     task = UNetTask(unet, vae, config, example_batch(images, config.run.samples))
     if config.dry_run:
         return dry_run(task, images, config, validation, views=config.cached_views or 1)
-    prepare(config)
+    take(config)
     if config.cached_views:
         # the first process encodes them, the others read its file
         with processes().main_process_first():

@@ -16,13 +16,16 @@ import torch
 from ..common.masks import mask_to_latent
 from ..diffusion.sampler import sample_latents
 from ..harmony_vae import HarmonyVAE, save_harmony_vae
-from .config import DataConfig, Direction, OptimConfig, RunConfig, TrainingConfig, as_dict, check, prepare
-from .data import HarmonizationDataset
+from ..common.direction import Direction
+from .checks import check
+from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.dataset import HarmonizationDataset
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import reconstruction_loss
-from .plan import dry_run
-from .roles import condition_and_target
-from .starts import sampling_unet, start_harmony_vae
+from .dry_run import dry_run
+from ..common.direction import condition_and_target
+from .pretrained import sampling_unet, start_harmony_vae
+from .run.resume import take
 from .validation import psnr, validation_of
 
 
@@ -166,7 +169,7 @@ def main(config: HarmonyVAETraining) -> dict[str, Any]:
     task = HarmonyVAETask(vae.train(), config, example_batch(dataset, config.run.samples), unet)
     if config.dry_run:
         return dry_run(task, dataset, config, validation)
-    prepare(config)
+    take(config)
     summary = {"command": "train-vae", "config": as_dict(config)}
     return fit(
         task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation

@@ -13,8 +13,8 @@ from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
 from .config import TrainingConfig
-from .data import HarmonizationDataset
-from .weights import Weights
+from .data.dataset import HarmonizationDataset
+from .run.ema import Weights
 
 
 class Validation:
@@ -29,7 +29,7 @@ class Validation:
         return [self.indices[start : start + self.batch_size] for start in range(0, len(self.indices), self.batch_size)]
 
     def batch(self, indices: list[int]) -> dict[str, Any]:
-        """A batch as tasks take it (train/batches.py), on the CPU."""
+        """A batch as tasks take it (train/data/batches.py), on the CPU."""
         return default_collate([self.dataset.view(index, np.random.default_rng((self.dataset.seed, 3, index))) for index in indices])
 
 

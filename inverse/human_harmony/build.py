@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ...common.claims import claim
+from ...common.run_folder import claim
 from ...common.files import written_whole
-from ...common.layout import CANDIDATES, COMPOSITES, MASKS, REALS, TEST_LIST, TRAIN_LIST, check_name, write_list
-from ...common.same_files import same_files
-from ...train.folder import UNFINISHED, hold, let_go
-from ...train.processes import on_main
-from ..classifier import load_harmony_classifier
+from ...dataset.layout import CANDIDATES, COMPOSITES, MASKS, REALS, TEST_LIST, TRAIN_LIST, check_name, write_list
+from ...dataset.same_files import same_files
+from ...common.run_folder import UNFINISHED, hold, let_go
+from ...common.processes import on_main
+from ...classifier.checkpoint import load_harmony_classifier
 from ..generate import Wanted, load_pair, make_candidates
-from ..recipe import Recipe
+from ..settings import Recipe
 from ..select_folder import Limits, select_in_folder
 from ..sources import Source
 from .masks import place_subjects
-from .plan import Input, check_report, counted, in_words
-from .share_curve import PICTURE, check_data_set, draw_shares
+from .dry_run import Input, check_report, counted, in_words
+from ...dataset.foreground_ratio import PICTURE, check_data_set, draw_shares
 from .split import TEST_SHARE, split_photographs
 
 logger = logging.getLogger("diffharmony")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ...common.files import written_whole
 from ...common.images import open_image
-from ...common.layout import MASKS, REALS, place
-from ...common.same_files import same_file
+from ...dataset.layout import MASKS, REALS, place
+from ...dataset.same_files import same_file
 from ..sources import Source
 from .photographs import SUFFIXES
 from .subjects import PixelMask, Subject

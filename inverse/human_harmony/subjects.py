@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...common.layout import check_name
+from ...dataset.layout import check_name
 from .damage import Damage
 from .filters import Filters
 from .photographs import PhotographFolder, size_of, without_suffix, wrong_with
-from .runs import RunMask, merge_runs, parse_runs
+from .rle import RunMask, merge_runs, parse_runs
 from .table import CLASS_COLUMN, Record, Table, read_index
 
 ONLY_MASK = "1"  # of a photograph with one mask

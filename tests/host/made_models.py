@@ -20,7 +20,8 @@ def make_models(folder: Path) -> None:
     from diffharmony.common.checkpoint import write_checkpoint
     from diffharmony.diffusion import save_unet
     from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
-    from diffharmony.inverse import HarmonyClassifier, save_harmony_classifier
+    from diffharmony.classifier.checkpoint import save_harmony_classifier
+    from diffharmony.classifier.model import HarmonyClassifier
 
     torch.manual_seed(0)
     plain = AutoencoderKL(

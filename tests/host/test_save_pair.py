@@ -8,7 +8,7 @@ import pytest
 from diffharmony.tests.host.inverse_prompts import build_dataset
 from diffharmony.tests.host.prompts import added, node
 from diffharmony.tests.host.test_workflow import pixels
-from diffharmony.train.lists import read_list
+from diffharmony.dataset.pairs import read_list
 
 
 def pair(dataset: str, subset: str = "Generated", name: str = "pair", **inputs):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from diffharmony.train.config import DataConfig
-from diffharmony.train.data import CounterBatches, make_loader
+from diffharmony.train.data.dataset.dataset.batches import make_loader
+from diffharmony.train.data.dataset.dataset.sampler import CounterBatches
 
 SIDE = 40
 

@@ -1,4 +1,4 @@
-"""Trainings whose weights torch (FSDP 2) or DeepSpeed (ZeRO) spread over two processes, on a CPU."""
+"""Trainings whose weights torch (FSDP 2) spreads over two processes, on a CPU."""
 
 from __future__ import annotations
 
@@ -13,29 +13,19 @@ FSDP = {
 HERE = f"{__name__}:"
 
 
-def zero(stage: int) -> dict[str, str]:
-    """What `accelerate launch --use_deepspeed --zero_stage <stage>` sets."""
-    return {
-        "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), "ACCELERATE_USE_CPU": "false",
-        "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0",
-    }  # fmt: skip
-
-
 def fully_sharded(arguments: list[str]) -> int | None:
     """`diffharmony <arguments>` with FSDP. torch runs it on CPUs as well, accelerate offers it to GPUs only: it is told that this
     process has one."""
     from diffharmony.__main__ import main
-    from diffharmony.train.processes import processes
+    from diffharmony.common.processes import processes
 
     processes().distributed_type = DistributedType.MULTI_GPU
     return main(arguments)
 
 
-def start_sharded(runs, way: str, *command) -> list:
-    """A training in two processes. way: fsdp, or zero<stage>."""
-    if way == "fsdp":
-        return runs.start_processes(2, *command, environment=FSDP, function=f"{HERE}fully_sharded")
-    return runs.start_processes(2, *command, environment=zero(int(way[-1])))
+def start_sharded(runs, *command) -> list:
+    """A training in two processes."""
+    return runs.start_processes(2, *command, environment=FSDP, function=f"{HERE}fully_sharded")
 
 
 def ended_well(started: list) -> None:

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from diffharmony.benchmarks._main import cpu_seconds
-from diffharmony.benchmarks.loader import LoaderBenchmark, _measure, table, write_pictures
+from diffharmony.applications.benchmarks._main import cpu_seconds
+from diffharmony.applications.benchmarks.loader import LoaderBenchmark, _measure, table, write_pictures
 
 
 def _work_until_told(told):

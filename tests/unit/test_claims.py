@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from diffharmony.common.claims import claim, digest
-from diffharmony.common.tiny_family import TINY
-from diffharmony.evaluation.reproduce.paper import TABLES
-from diffharmony.evaluation.reproduce.predict import STEPS
-from diffharmony.evaluation.reproduce.run import prediction_folder, predictions_place
-from diffharmony.train.lists import read_list
+from diffharmony.common.run_folder import claim, digest
+from diffharmony.common.assets import TINY
+from diffharmony.applications.reproduce.paper import TABLES
+from diffharmony.applications.reproduce.predict import STEPS
+from diffharmony.applications.reproduce.tables import prediction_folder, predictions_place
+from diffharmony.dataset.pairs import read_list
 
 
 def test_a_claim_stands(tmp_path):

@@ -11,9 +11,9 @@ from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.evaluation import BASELINES, CONVENTIONS, colour_transfer, evaluate, measure, summarize
-from diffharmony.evaluation.cli import EvaluateConfig
+from diffharmony.commands.evaluate import EvaluateConfig
 from diffharmony.train.config import DataConfig
-from diffharmony.train.data import HarmonizationDataset
+from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
 
 WIDTH, HEIGHT = 120, 80
 # subset, stem, mask rows out of 80

@@ -209,7 +209,7 @@ def test_many_problems_are_counted_in_print_and_named_in_full_elsewhere(root, tm
 
 
 def test_the_benchmark_measures_the_same_figures_as_its_reference(monkeypatch):
-    from diffharmony.benchmarks import evaluate as benchmark
+    from diffharmony.applications.benchmarks import evaluate as benchmark
 
     # its own photographs of 12 megapixels take a second each to make
     monkeypatch.setattr(benchmark, "IHARMONY4", {"HAdobe5k": (2160, 432, 300, 200), "HCOCO": (4283, 3417, 320, 200)})

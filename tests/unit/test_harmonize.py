@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffharmony.common.images import tensor_to_pil
 from diffharmony.diffusion import DiffHarmonyPipeline, build_scheduler, harmonize, load_unet
-from diffharmony.diffusion.harmonization import size_multiple, working_size
+from diffharmony.diffusion.inference import size_multiple, working_size
 from diffharmony.harmony_vae import HarmonyVAE
 
 WIDTHS = (8, 16, 16, 16)

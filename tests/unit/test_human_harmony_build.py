@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from diffharmony.__main__ import main
-from diffharmony.inverse.classifier import HarmonyClassifier, save_harmony_classifier
+from diffharmony.classifier.checkpoint import save_harmony_classifier
+from diffharmony.classifier.model import HarmonyClassifier
 from diffharmony.inverse.human_harmony.split import split_photographs
-from diffharmony.inverse.ledger import read_manifest
+from diffharmony.inverse.manifest import read_manifest
 from diffharmony.tests.unit.made_human_harmony import box, name_of, row, write_mask, write_photograph, write_table
 from diffharmony.tests.unit.made_inverse import contents, write_inverse_pair
-from diffharmony.train.data import read_list
+from diffharmony.dataset.pairs import read_list
 
 HEIGHT, WIDTH, K, COUNT = 40, 32, 2, 10
 NAMES = [name_of(index) for index in range(1, COUNT + 1)]
@@ -121,7 +122,7 @@ def test_the_report_counts_all_that_was_dropped(whole):
 
 def test_trained_on_as_it_is(whole):
     from diffharmony.train.config import DataConfig
-    from diffharmony.train.data import HarmonizationDataset
+    from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
 
     sample = HarmonizationDataset(DataConfig(roots=(whole,), size=32, workers=0), seed=0)[0]
     assert sample["composite"].shape == (3, 32, 32) and 0 < sample["mask"].mean() < 1

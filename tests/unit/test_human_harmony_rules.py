@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from diffharmony.common.same_files import same_files
+from diffharmony.dataset.same_files import same_files
 from diffharmony.inverse.human_harmony.damage import Damage
 from diffharmony.inverse.human_harmony.filters import Filters, read_keep_list
 from diffharmony.inverse.human_harmony.photographs import PhotographFolder

@@ -14,9 +14,7 @@ from diffharmony.inverse.human_harmony.damage import Damage
 from diffharmony.inverse.human_harmony.filters import Filters
 from diffharmony.inverse.human_harmony.photographs import PhotographFolder
 from diffharmony.inverse.human_harmony.subjects import Survey, csv_subjects
-from diffharmony.tests.unit.made_human_harmony import (
-    HEADER, PHOTOGRAPHS, ROWS, box, row, write_large, write_photograph, write_table,
-)  # fmt: skip
+from diffharmony.tests.unit.made_human_harmony import HEADER, PHOTOGRAPHS, ROWS, box, row, write_large, write_photograph, write_table
 
 HEIGHT, WIDTH = 12, 9
 PARTS = {"a1": [box(12, 9, 1, 6, 2, 5), box(12, 9, 4, 9, 3, 7)], "b_2": [box(12, 9, 0, 3, 0, 9)], "c3": [box(12, 9, 11, 12, 8, 9)]}

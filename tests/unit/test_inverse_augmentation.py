@@ -13,11 +13,11 @@ from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.inverse.augmentation import added_per_pair, choose_numbers
-from diffharmony.inverse.ledger import read_manifest
+from diffharmony.inverse.manifest import read_manifest
 from diffharmony.tests.unit.made_inverse import command, contents, write_inverse_pair, write_photographs
 from diffharmony.tests.unit.made_training import vae_config, write_vae
 from diffharmony.train import vae
-from diffharmony.train.data import read_list
+from diffharmony.dataset.pairs import read_list
 
 PAIRS, COMPOSITES = 5, 8
 

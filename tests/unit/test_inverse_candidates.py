@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffharmony.diffusion import harmonize
-from diffharmony.diffusion.packed import PackedConvolutions
+from diffharmony.diffusion.prepacked import PackedConvolutions
 from diffharmony.inverse import candidate_seed, generate_candidates
 from diffharmony.tests.unit.made_inverse import inverse_pair
 from diffharmony.tests.unit.made_starts import make_vae
@@ -150,7 +150,7 @@ def test_seeds_stay_what_they_are():
 
 
 def test_the_benchmark_takes_turns_and_names_its_floor():
-    from diffharmony.benchmarks.candidates import CandidatesBenchmark, run, table
+    from diffharmony.applications.benchmarks.candidates import CandidatesBenchmark, run, table
 
     result = run(CandidatesBenchmark(model="tiny", size=32, candidates=2, steps=1))
     for clock in ("wall", "cpu"):

@@ -13,17 +13,14 @@ from torch import nn
 from torchvision import models, transforms
 
 from diffharmony.common.checkpoint import read_checkpoint, write_checkpoint
-from diffharmony.inverse.classifier import HarmonyClassifier, load_harmony_classifier, save_harmony_classifier, unharmonious_probability
-from diffharmony.inverse.classifier_checkpoint import load_backbone
-from diffharmony.inverse.classifier_measures import (
-    auc,
-    calibration_curve,
-    draw_measures,
-    expected_calibration_error,
-    measure_probabilities,
-    roc_curve,
-)
-from diffharmony.inverse.classifier_model import LEAST_CROP, masked_box
+from diffharmony.classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
+from diffharmony.classifier.inference import unharmonious_probability
+from diffharmony.classifier.model import HarmonyClassifier
+from diffharmony.classifier.checkpoint import load_backbone
+from diffharmony.classifier.measures import (
+    auc, calibration_curve, draw_measures, expected_calibration_error, measure_probabilities, roc_curve,
+)  # fmt: skip
+from diffharmony.classifier.model import LEAST_CROP, masked_box
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from diffharmony.inverse.ledger import Journal, Ledger, join_journals, read_journals, read_manifest
+from diffharmony.inverse.manifest import Journal, Ledger, join_journals, read_journals, read_manifest
 from diffharmony.inverse.scoring import Manifest
 
 COUNT = 2000

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffharmony.train.data import read_list
-from diffharmony.train.synthetic.__main__ import main
-from diffharmony.train.synthetic.own import own_photographs
+from diffharmony.dataset.pairs import read_list
+from diffharmony.synthetic.__main__ import main
+from diffharmony.synthetic.own_photographs import own_photographs
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_it_says_how_many_are_taken_left_out_and_held_back(photos, caplog):
 
 
 def test_the_command_shows_it(photos, tmp_path):
-    command = [sys.executable, "-m", "diffharmony.train.synthetic", "train", "--root", tmp_path / "set", "--photos", photos]
+    command = [sys.executable, "-m", "diffharmony.synthetic", "train", "--root", tmp_path / "set", "--photos", photos]
     command += ["--photo-crops", "1", "--scenes", "0", "--size", "64", "--workers", "1", "--held-out", "0"]
     printed = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
     assert f"{photos}: 12 of 14 pictures taken, 2 too small or unreadable, 0 held back for tests (--held-out 0.0)" in printed.stderr

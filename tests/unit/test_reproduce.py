@@ -16,15 +16,16 @@ from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.diffusion import harmonize, load_unet
-from diffharmony.evaluation.reproduce.figures import draw_figure_2, draw_figure_3, foreground_shares
-from diffharmony.evaluation.reproduce.augmented import Small
-from diffharmony.common.tiny_family import TINY
-from diffharmony.evaluation.reproduce.miniature import Miniature, make_setting
-from diffharmony.evaluation.reproduce.paper import MINIATURES, TABLES, Method, Row, Table
-from diffharmony.evaluation.reproduce.run import Setting, find_models, markdown, prediction_folder, predictions_place, run_table
+from diffharmony.applications.reproduce.figures import draw_figure_2, draw_figure_3
+from diffharmony.dataset.foreground_ratio import foreground_shares
+from diffharmony.applications.reproduce.table2_miniature import Small
+from diffharmony.common.assets import TINY
+from diffharmony.applications.reproduce.miniature import Miniature, make_setting
+from diffharmony.applications.reproduce.paper import MINIATURES, TABLES, Method, Row, Table
+from diffharmony.applications.reproduce.tables import Setting, find_models, markdown, prediction_folder, predictions_place, run_table
 from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
-from diffharmony.train.data import read_list
+from diffharmony.dataset.pairs import read_list
 
 SIDE, COUNT = 64, 4
 
@@ -97,9 +98,9 @@ def test_two_processes_write_what_one_writes(data, tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from diffharmony.evaluation.reproduce.paper import TABLES\n"
-        "from diffharmony.evaluation.reproduce.run import Setting, find_models, run_table\n"
-        "from diffharmony.train.processes import processes\n"
+        "from diffharmony.applications.reproduce.paper import TABLES\n"
+        "from diffharmony.applications.reproduce.tables import Setting, find_models, run_table\n"
+        "from diffharmony.train.run.accelerator import processes\n"
         f"setting = Setting(Path({str(data)!r}), 'IHD_test.txt', (find_models(Path({str(TINY)!r})),), size_divisor=16, kept=32)\n"
         f"state = processes()\nresult = run_table(TABLES['table1'], setting, Path({str(tmp_path / 'two')!r}), state=state)\n"
         "print(state.num_processes, bool(result))\n"

@@ -11,16 +11,17 @@ from accelerate import PartialState
 from PIL import Image
 
 from diffharmony.common.checkpoint import write_checkpoint
-from diffharmony.evaluation.reproduce import run
-from diffharmony.evaluation.reproduce.figures import foreground_shares
-from diffharmony.evaluation.reproduce.miniature import TINY, Miniature, make_setting
-from diffharmony.evaluation.reproduce.paper import Method, Row, Table
-from diffharmony.evaluation.reproduce.predict import fingerprint, predict
-from diffharmony.evaluation.reproduce.run import Setting, find_models, run_table
-from diffharmony.evaluation.reproduce.trainings import VERDICT, Training, train_all
+from diffharmony.applications.reproduce import tables as run
+from diffharmony.dataset.foreground_ratio import foreground_shares
+from diffharmony.applications.reproduce.miniature import Miniature, make_setting
+from diffharmony.common.assets import TINY
+from diffharmony.applications.reproduce.paper import Method, Row, Table
+from diffharmony.applications.reproduce.predict import fingerprint, predict
+from diffharmony.applications.reproduce.tables import Setting, find_models, run_table
+from diffharmony.applications.reproduce.trainings import VERDICT, Training, train_all
 from diffharmony.tests.unit.test_reproduce import write_data
 from diffharmony.train.config import RunConfig
-from diffharmony.train.data import read_list
+from diffharmony.dataset.pairs import read_list
 
 LIST = "IHD_test.txt"
 STATE = PartialState(cpu=True)
@@ -167,6 +168,6 @@ def test_a_mask_may_lie_in_transparency(data, tmp_path):
 
 
 def test_one_seed_is_not_seeds(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffharmony.evaluation.reproduce.miniature.make_test_data", lambda mini, work: tmp_path)
+    monkeypatch.setattr("diffharmony.applications.reproduce.miniature.make_test_data", lambda mini, work: tmp_path)
     assert make_setting("table1", Miniature(seeds=1, composites=3), tmp_path).heading.endswith(", 1 seed")
     assert make_setting("table1", Miniature(seeds=2, composites=3), tmp_path).heading.endswith(", 2 seeds")

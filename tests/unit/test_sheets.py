@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffharmony.inverse.sheets import GAP, LABEL_HEIGHT, labelled_sheet
+from diffharmony.common.sheets import GAP, LABEL_HEIGHT, labelled_sheet
 
 
 def grey(*values: float, height=40, width=60) -> torch.Tensor:

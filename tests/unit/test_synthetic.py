@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffharmony.train.synthetic import dataset, items, photographs, recolor, regions, scenes
-from diffharmony.train.synthetic.__main__ import main
+from diffharmony.synthetic import dataset, items, photographs, recolor, regions, scenes
+from diffharmony.synthetic.__main__ import main
 
 RANGES = ((0.0, 0.05), (0.05, 0.15), (0.15, 1.0))
 

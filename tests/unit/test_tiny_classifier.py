@@ -1,16 +1,16 @@
 """The committed harmony classifier of assets/tiny, held to a part of its targets on a few composites made on the spot.
 
-All of them: `python -m diffharmony.inverse.classifier_report --data .cache/tiny/test-256 --planted 100`.
+All of them: `python -m diffharmony.applications.tiny.classifier_report --data .cache/tiny/test-256 --planted 100`.
 """
 
 from pathlib import Path
 
-from diffharmony.inverse import load_harmony_classifier
-from diffharmony.inverse.classifier_measures import measure_probabilities
-from diffharmony.inverse.classifier_report import score_pairs
-from diffharmony.inverse.planted import find_planted
-from diffharmony.train.data import read_list
-from diffharmony.train.synthetic.dataset import write_test_set
+from diffharmony.classifier.checkpoint import load_harmony_classifier
+from diffharmony.classifier.measures import measure_probabilities
+from diffharmony.applications.tiny.classifier_report import score_pairs
+from diffharmony.applications.tiny.planted import find_planted
+from diffharmony.dataset.pairs import read_list
+from diffharmony.synthetic.dataset import write_test_set
 
 FILE = Path(__file__).parents[2] / "assets" / "tiny" / "harmony_classifier.safetensors"
 

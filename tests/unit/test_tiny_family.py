@@ -1,6 +1,6 @@
 """The committed models of assets/tiny, held to the floors of issue 2 on a few test composites made on the spot.
 
-The whole report is `python -m diffharmony.evaluation.tiny_report`.
+The whole report is `python -m diffharmony.applications.tiny.report`.
 """
 
 from pathlib import Path
@@ -10,9 +10,9 @@ import pytest
 from diffharmony.common.images import load_image, load_mask, tensor_to_pil
 from diffharmony.diffusion import harmonize
 from diffharmony.evaluation import measure
-from diffharmony.evaluation.tiny_measures import BASE_FILE, HARMONY_FILE, UNET_FILE, decode_gains, load_models
-from diffharmony.train.data import read_list
-from diffharmony.train.synthetic.dataset import write_test_set
+from diffharmony.applications.tiny.measures import BASE_FILE, HARMONY_FILE, UNET_FILE, decode_gains, load_models
+from diffharmony.dataset.pairs import read_list
+from diffharmony.synthetic.dataset import write_test_set
 
 ASSETS = Path(__file__).parents[2] / "assets" / "tiny"
 MEGABYTES = 14

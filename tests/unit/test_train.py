@@ -20,8 +20,8 @@ from diffharmony.tests.unit.made_training import small_vae, unet_config, vae_con
 from diffharmony.train import autoencoder, unet, vae
 from diffharmony.train.autoencoder import whiten_latents
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
-from diffharmony.train.data import HarmonizationDataset
-from diffharmony.train.latents import cache_latents
+from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
+from diffharmony.train.data.dataset.dataset.latents import cache_latents
 from diffharmony.train.losses import diffusion_loss, reconstruction_loss
 from diffharmony.train.unet import draw_timesteps
 

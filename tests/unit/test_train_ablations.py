@@ -12,8 +12,8 @@ from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, save_harmony_v
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.tests.unit.made_starts import make_unet, make_vae, run_options, same_weights, write_data
 from diffharmony.train import vae as train_vae
-from diffharmony.train.data import HarmonizationDataset
-from diffharmony.train.starts import sampling_unet, start_harmony_vae
+from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
+from diffharmony.train.pretrained import sampling_unet, start_harmony_vae
 
 
 @pytest.fixture(scope="module")

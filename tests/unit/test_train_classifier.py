@@ -14,24 +14,17 @@ from torchvision import models
 
 from diffharmony.__main__ import main as run_command
 from diffharmony.common.checkpoint import read_checkpoint
-from diffharmony.inverse.classifier import load_harmony_classifier
-from diffharmony.inverse.classifier_model import HarmonyClassifier
-from diffharmony.inverse.classifier_report import ClassifierReport, make_report, report_text
-from diffharmony.inverse.planted import STRONG_FMSE, plant
-from diffharmony.train.batches import Cut
-from diffharmony.train.classifier import (
-    ClassifierArchitecture,
-    ClassifierTask,
-    ClassifierTraining,
-    cache_features,
-    load_data,
-    main,
-    start_classifier,
-)
-from diffharmony.train.classifier_data import ClassifierPairs, check_apart, photographs_of, split_photographs, treat_alike
+from diffharmony.classifier.checkpoint import load_harmony_classifier
+from diffharmony.classifier.model import HarmonyClassifier
+from diffharmony.applications.tiny.classifier_report import ClassifierReport, make_report, report_text
+from diffharmony.applications.tiny.planted import STRONG_FMSE, plant
+from diffharmony.train.data.dataset.dataset.batches import Cut
+from diffharmony.train.classifier import ClassifierArchitecture, ClassifierTask, ClassifierTraining, load_data, main, start_classifier
+from diffharmony.train.data.dataset.dataset.classifier_pairs import cache_features
+from diffharmony.train.data.dataset.dataset.classifier_pairs import ClassifierPairs, check_apart, photographs_of, split_photographs, treat_alike
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
-from diffharmony.train.data import read_list
-from diffharmony.train.lists import Pair
+from diffharmony.dataset.pairs import read_list
+from diffharmony.dataset.pairs import Pair
 
 SIDE, PHOTOGRAPHS = 48, 40
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from diffharmony.train.cuts import BadImage, _two_level, read_cut
-from diffharmony.train.lists import Pair
+from diffharmony.dataset.pairs import BadImage
+from diffharmony.train.data.dataset.dataset.crops import _two_level, read_cut
+from diffharmony.dataset.pairs import Pair
 
 
 def ellipses(rng, width, height, count):

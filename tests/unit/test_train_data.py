@@ -13,9 +13,12 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from diffharmony.tests.unit.made_pairs import config_of, own, root  # noqa: F401
-from diffharmony.train.cuts import on_grid, read_cut, reduction
-from diffharmony.train.data import CounterBatches, HarmonizationDataset, ShuffledStream, draw_crop, read_list
-from diffharmony.train.lists import Pair
+from diffharmony.train.data.dataset.dataset.crops import on_grid, read_cut, reduction
+from diffharmony.dataset.pairs import read_list
+from diffharmony.train.data.dataset.dataset.crops import draw_crop
+from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
+from diffharmony.train.data.dataset.dataset.sampler import CounterBatches, ShuffledStream
+from diffharmony.dataset.pairs import Pair
 
 
 class TestLists:

@@ -12,8 +12,8 @@ import torch
 
 from diffharmony.tests.unit.made_training import vae_command, vae_config, weights_of
 from diffharmony.train import vae
-from diffharmony.train.folder import UNFINISHED
-from diffharmony.train.state import newest_state
+from diffharmony.common.run_folder import UNFINISHED
+from diffharmony.train.run.state import newest_state
 
 HERE = "diffharmony.tests.unit.test_train_disk"
 

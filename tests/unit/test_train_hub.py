@@ -21,7 +21,7 @@ from diffharmony.train.hub import parse_hub_id
 ASK = """
 import hashlib, json, sys
 from diffharmony.__main__ import main
-from diffharmony.train.starts import start_unet, start_vae
+from diffharmony.train.pretrained import start_unet, start_vae
 
 def answer(kind, start):
     if kind == "run":

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffharmony.tests.unit.made_training import make_pairs
-from diffharmony.train.data import read_list
+from diffharmony.dataset.pairs import read_list
 
 
 @pytest.mark.parametrize("slash", ["/", "\\"])

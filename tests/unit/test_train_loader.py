@@ -12,11 +12,15 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from diffharmony.tests.unit.made_pairs import config_of, own, root, steps, write_pairs  # noqa: F401
-from diffharmony.train.batches import unpack
-from diffharmony.train.config import OptimConfig, RunConfig, TrainingConfig, check
-from diffharmony.train.cuts import BadImage
-from diffharmony.train.data import CounterBatches, HarmonizationDataset, make_loader, read_list
-from diffharmony.train.latents import cache_latents
+from diffharmony.train.data.dataset.dataset.batches import unpack
+from diffharmony.train.checks import check
+from diffharmony.train.config import OptimConfig, RunConfig, TrainingConfig
+from diffharmony.dataset.pairs import BadImage
+from diffharmony.dataset.pairs import read_list
+from diffharmony.train.data.dataset.dataset.batches import make_loader
+from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
+from diffharmony.train.data.dataset.dataset.sampler import CounterBatches
+from diffharmony.train.data.dataset.dataset.latents import cache_latents
 
 
 class TestSamples:
@@ -210,7 +214,7 @@ class TestCachedLatents:
 
 
 def test_the_loader_benchmark_measures_both(tmp_path):
-    from diffharmony.benchmarks.loader import LoaderBenchmark, OURS, REFERENCE, _measure, write_pictures
+    from diffharmony.applications.benchmarks.loader import OURS, REFERENCE, LoaderBenchmark, _measure, write_pictures
 
     write_pictures(tmp_path, {"small": 0.5, "middle": 0.5}, 4)
     sizes = sorted(Image.open(pair.real).size for pair in read_list(tmp_path, "IHD_train.txt"))
@@ -222,7 +226,7 @@ def test_the_loader_benchmark_measures_both(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the loop would take the GPU")
 def test_the_training_step_benchmark_measures_loop_and_parts():
-    from diffharmony.benchmarks.training_step import TrainingStepBenchmark, run
+    from diffharmony.applications.benchmarks.training_step import TrainingStepBenchmark, run
 
     result = run(TrainingStepBenchmark(size=32, batch_size=1, steps=1))
     assert list(result["parts"]) == ["encode", "conditional encode", "decode", "backward", "optimizer", "EMA"]

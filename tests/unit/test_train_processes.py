@@ -23,8 +23,7 @@ from diffharmony.tests.unit.made_training import (
 )
 from diffharmony.train import unet, vae
 from diffharmony.train.config import RunConfig
-from diffharmony.train.processes import check_accelerate
-from diffharmony.train.zero import check_zero
+from diffharmony.train.run.accelerator import check_accelerate
 
 
 def largest_difference(first, second):
@@ -158,31 +157,6 @@ def test_what_accelerate_was_told_otherwise(monkeypatch, environment, message):
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match=message):
         check_accelerate(RunConfig())
-
-
-DEEPSPEED_CONFIGS = [
-    ({"optimizer": {"type": "AdamW"}}, "must have no section 'optimizer'"),
-    ({"scheduler": {"type": "WarmupLR"}}, "must have no section 'scheduler'"),
-    ({"bf16": {"enabled": True}}, "must not enable 'bf16'"),
-    ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "offload_optimizer must be off, got device cpu"),
-    ({"zero_optimization": {"stage": 3, "mics_shard_size": 2}}, "mics_shard_size must be left out, got 2"),
-    ({"bf16": {"enabled": "auto"}, "gradient_clipping": "auto"}, None),
-]
-
-
-@pytest.mark.parametrize("config, message", DEEPSPEED_CONFIGS)
-def test_what_deepspeed_was_told(monkeypatch, tmp_path, config, message):
-    path = tmp_path / "deepspeed.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": 2}, **config}))
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
-    if find_spec("deepspeed") is None:
-        message = "DeepSpeed must be installed"
-    with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
-        check_accelerate(RunConfig(mixed_precision="bf16"))
-    if message is None:
-        with pytest.raises(ValueError, match="run.mixed_precision must be no or bf16 with DeepSpeed, got fp16"):
-            check_zero(RunConfig(mixed_precision="fp16"))
 
 
 def test_half_precision_on_a_cpu(root, base, tmp_path):

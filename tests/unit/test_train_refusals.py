@@ -13,10 +13,11 @@ from diffharmony.__main__ import main
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
 from diffharmony.tests.unit.made_training import small_vae, unet_config, vae_command, vae_config
 from diffharmony.train import autoencoder, classifier, refinement, unet, vae
-from diffharmony.train.config import DataConfig, OptimConfig, RunConfig, check
+from diffharmony.train.checks import check
+from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 from diffharmony.train.loop import Task
-from diffharmony.train.plan import measure_activations, size_of
-from diffharmony.train.settle import settle
+from diffharmony.train.dry_run import measure_activations, size_of
+from diffharmony.train.checks import settle
 
 
 class TestRefusals:
@@ -182,7 +183,7 @@ class TestDryRun:
         assert activations(sizes=(32, 64, 32)) == activations(size=64) > 3 * activations(size=32)
 
     def test_activations_are_what_autograd_keeps(self, root, base, tmp_path):
-        from diffharmony.train.data import HarmonizationDataset
+        from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
 
         images = HarmonizationDataset(DataConfig(roots=(root,), size=32), 0)
         assert measure_activations(Line(), images.examples(1), "no") == (4 * 3 * 32 * 32, "float32")

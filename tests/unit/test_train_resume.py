@@ -15,9 +15,9 @@ from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.tests.unit.made_training import make_pairs, vae_command, vae_config, weights_of
 from diffharmony.train import vae
 from diffharmony.train.config import OptimConfig, RunConfig
-from diffharmony.train.folder import UNFINISHED, clear_unfinished
+from diffharmony.common.run_folder import UNFINISHED, clear_unfinished
 from diffharmony.train.loop import Task, fit
-from diffharmony.train.state import check_whole, newest_state, write_state
+from diffharmony.train.run.state import check_whole, newest_state, write_state
 
 KILLS = 20
 
@@ -137,7 +137,7 @@ class TestDamage:
 
 
 def test_a_damaged_state_is_told_of_once_and_each_read_once(root, base, tmp_path, caplog, monkeypatch):
-    from diffharmony.train import state
+    from diffharmony.train.run import state
 
     config = vae_config(root, base, tmp_path / "run")
     vae.main(config)

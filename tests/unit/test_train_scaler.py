@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from diffharmony.train import processes
+from diffharmony.train.run import accelerator as processes
 from diffharmony.train.config import OptimConfig, RunConfig
-from diffharmony.train.log import Overflows
+from diffharmony.train.run.log import Overflows
 from diffharmony.train.loop import Task, fit
-from diffharmony.train.state import newest_state
+from diffharmony.train.run.state import newest_state
 
 STEPS = 30
 

@@ -1,8 +1,7 @@
-"""Weights spread over processes, by torch or by DeepSpeed: the same training, and a state that every way of spreading goes on from."""
+"""Weights spread over processes by torch (FSDP 2): the same training, and states that both ways go on from."""
 
 import json
 import time
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,8 +11,6 @@ from diffharmony.tests.unit.made_training import unet_command, vae_command, weig
 from diffharmony.tests.unit.sharded_training import begun_by, ended_well, start_sharded
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on CPUs: two processes cannot share a GPU")
-needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
-WAYS = ["fsdp", *(pytest.param(f"zero{stage}", marks=needs_deepspeed) for stage in (1, 2, 3))]
 STEPS = 4
 
 
@@ -44,42 +41,40 @@ def unsharded(runs, root, base, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_sharded_is_unsharded(runs, root, base, tmp_path, unsharded, way):
+def test_sharded_is_unsharded(runs, root, base, tmp_path, unsharded):
     """Final averaged and last weights, losses, validation; a kill; states carried from one way to the other and back."""
     whole = tmp_path / "whole"
-    ended_well(start_sharded(runs, way, *command(root, base, whole)))
+    ended_well(start_sharded(runs, *command(root, base, whole)))
     check_close(whole, unsharded)
     assert logged(whole) == pytest.approx(logged(unsharded), rel=1e-4)
     assert len(list((whole / "samples").iterdir())) == 2
 
-    killed = start_sharded(runs, way, *command(root, base, tmp_path / "killed"))
+    killed = start_sharded(runs, *command(root, base, tmp_path / "killed"))
     while killed[0].alive() and not (tmp_path / "killed" / "state" / "step-00000002.pt").is_file():
         time.sleep(0.005)
     for run in killed:
         run.kill()
     assert not (tmp_path / "killed" / "state" / f"step-{STEPS:08d}.pt").exists(), killed[0].output()
-    ended_well(start_sharded(runs, way, *command(root, base, tmp_path / "killed")))
+    ended_well(start_sharded(runs, *command(root, base, tmp_path / "killed")))
     expected = weights_of(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(tmp_path / "killed").items())
 
     onward = begun_by(unsharded, 2, tmp_path / "onward")
-    ended_well(start_sharded(runs, way, *command(root, base, onward)))
+    ended_well(start_sharded(runs, *command(root, base, onward)))
     check_close(onward, unsharded)
     back = begun_by(whole, 2, tmp_path / "back")
     runs.start(*command(root, base, back)).result()
     check_close(back, unsharded)
 
 
-@pytest.mark.parametrize("way", ["fsdp", pytest.param("zero3", marks=needs_deepspeed)])
-def test_half_precision(runs, root, base, tmp_path, way):
+def test_half_precision(runs, root, base, tmp_path):
     """bf16 with checkpointing, for a task that makes tensors of its own, and whose frozen VAE is no part of what is spread."""
     def command(out):
         half = {"run__mixed_precision": "bf16", "optim__accumulation": 2, "optim__steps": 2, "optim__schedule": "constant_with_warmup"}
         return [*unet_command(root, base, tmp_path / out, **half), "--run.gradient-checkpointing"]
 
     whole = runs.start(*command("whole")).result()
-    ended_well(start_sharded(runs, way, *command("sharded")))
+    ended_well(start_sharded(runs, *command("sharded")))
     found, expected = (load_file(tmp_path / out / "unet.safetensors") for out in ("sharded", "whole"))
     assert all(tensor.dtype == torch.float32 for tensor in found.values())
     differences = torch.cat([(found[name] - tensor).abs().flatten() for name, tensor in expected.items()])

@@ -11,7 +11,7 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
-from diffharmony.common import original_layout
+from diffharmony.common import sd_checkpoint
 from diffharmony.diffusion import load_unet
 from diffharmony.diffusion.convert import Sources, convert_models
 from diffharmony.diffusion.unet import widen_input
@@ -21,7 +21,7 @@ from diffharmony.tests.unit.made_starts import (
 )  # fmt: skip
 from diffharmony.tests.unit.original_layout import original_text_encoder, original_unet, original_vae
 from diffharmony.train import unet as train_unet
-from diffharmony.train.starts import find_start, start_unet, start_vae
+from diffharmony.train.pretrained import find_start, start_unet, start_vae
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +73,13 @@ class TestOriginalLayout:
         attends = tuple(draw.draw(st.lists(st.booleans(), min_size=levels, max_size=levels)))
         channels, context = draw.draw(st.sampled_from([4, 9])), draw.draw(st.sampled_from([8, 24]))
         unet = make_unet(channels, widths, attends, layers, context)
-        config, tensors = original_layout.convert_unet(original_unet(unet), Path("file"))
+        config, tensors = sd_checkpoint.convert_unet(original_unet(unet), Path("file"))
         found = UNet2DConditionModel.from_config(config)
         found.load_state_dict(tensors)
         assert same_weights(unet, found) and same_config(unet, found)
         vae = make_vae(widths, layers)
         prefix = draw.draw(st.sampled_from(["first_stage_model.", ""]))
-        config, tensors = original_layout.convert_vae(original_vae(vae, prefix), Path("file"))
+        config, tensors = sd_checkpoint.convert_vae(original_vae(vae, prefix), Path("file"))
         found = AutoencoderKL(**config)
         found.load_state_dict(tensors)
         assert same_weights(vae, found) and same_config(vae, found)
@@ -96,7 +96,7 @@ class TestOriginalLayout:
             assert f"model.diffusion_model.{name}" in tensors
         for name in ("decoder.up.3.upsample.conv.weight", "encoder.down.2.downsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"):
             assert f"first_stage_model.{name}" in tensors
-        for model, convert in ((unet, original_layout.convert_unet), (vae, original_layout.convert_vae)):
+        for model, convert in ((unet, sd_checkpoint.convert_unet), (vae, sd_checkpoint.convert_vae)):
             config, found = convert(tensors, Path("v1-5-inpainting"))
             with torch.device("meta"):
                 again = type(model).from_config(config)

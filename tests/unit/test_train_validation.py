@@ -18,7 +18,7 @@ from diffharmony.harmony_vae import load_harmony_vae, load_vae
 from diffharmony.tests.unit.made_pairs import write_pairs
 from diffharmony.tests.unit.made_training import unet_config, vae_config
 from diffharmony.train import unet, vae
-from diffharmony.train.curves import draw_curve, smoothed
+from diffharmony.train.run.curves import draw_curve, smoothed
 from diffharmony.train.validation import psnr, validation_of
 
 

@@ -1,0 +1,1 @@
+"""Programs over the libraries: the paper's tables, the tiny family, benchmarks. Nothing but `commands/` imports them."""

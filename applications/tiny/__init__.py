@@ -1,0 +1,1 @@
+"""The tiny family: how assets/tiny is made, and what it is worth."""

@@ -1,0 +1,275 @@
+"""The tiny family (assets/tiny): data, base VAE, UNet and Harmony-VAE of both directions, classifier, with our own trainers.
+
+    python -m diffharmony.applications.tiny.make                    every stage, in order; each goes on from where it was killed
+    python -m diffharmony.applications.tiny.make --stages unet      one of them
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from ...common.checkpoint import read_checkpoint
+from ...dataset.layout import write_list
+from ...common.assets import ROOT, TINY
+from ...diffusion.unet import attach, load_unet, save_unet
+from ...harmony_vae import load_vae, save_harmony_vae
+from ...harmony_vae.checkpoint import save_autoencoder
+from ...classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
+from ...train import autoencoder, classifier, unet, vae
+from ...train.config import DataConfig, OptimConfig, RunConfig
+
+logger = logging.getLogger("diffharmony")
+UNET_STEPS = (5500, 2200, 6000)
+HARMONY_VAE_STEPS = (1500, 700)
+INVERSE_UNET_STEPS = 3000
+INVERSE_WIDTHS = (64, 64, 64)  # the family must stay under 24 MB
+STRONG_LIST, STRONG_FMSE = "IHD_strong.txt", 500.0
+CLASSIFIER_STEPS = (2600, 2200)
+INVERSE_HARMONY_VAE_STEPS = (500, 600)
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """Where the tiny family is made, and which stages to run."""
+
+    work: Path = ROOT / ".cache" / "tiny"
+    """Folder for the data, states and sample sheets; about 2 GB."""
+    out: Path = TINY
+    """Folder that the float16 checkpoints are written to."""
+    stages: tuple[str, ...] = ()
+    """Stages to run, in order; none: all."""
+    threads: int = 1
+    """Threads of one stage. Two one-thread stages side by side use two cores better than one stage with two."""
+
+
+def make_data(family: TinyFamily) -> None:
+    from ...synthetic.dataset import write_test_set, write_training_set
+
+    for seed, folder in enumerate((family.work / "data", family.work / "data-more")):
+        write_training_set(folder, photo_crops=4000, scenes=600, composites_per_crop=3, size=256, seed=seed, workers=2)
+    for size in (128, 256, 512):
+        write_test_set(family.work / f"test-{size}", size=size, seed=0)
+
+
+def train_autoencoder(family: TinyFamily) -> None:
+    """Base VAE, on the photographs alone; then again with weight on colour."""
+    root = family.work / "data"
+    names = sorted(path.relative_to(root).as_posix() for path in (root / "Photos" / "composite_images").glob("*.jpg"))
+    write_list(root / "IHD_photos.txt", names)
+    first = autoencoder.AutoencoderTraining(
+        data=replace(_data(family, size=96, min_crop=0.3), list_file="IHD_photos.txt"),
+        optim=OptimConfig(learning_rate=2e-3, schedule="cosine", batch_size=8, steps=1800, ema_decay=0.995),
+        run=RunConfig(out=family.work / "autoencoder-first", save_every=200, sample_every=200),
+    )
+    trained = autoencoder.main(first)
+    colour = replace(
+        first,
+        init=Path(trained["checkpoint"]),
+        colour_weight=0.3,
+        optim=replace(first.optim, learning_rate=2e-3, steps=800),
+        run=replace(first.run, out=family.work / "autoencoder"),
+    )
+    autoencoder.main(colour)
+
+
+def train_unet(family: TinyFamily) -> None:
+    """The UNet, at 128 px, where a step costs a quarter of one at 256 px (it serves both); then on its own predictions too, at last on
+    twice the data."""
+    preset = unet.PRESETS["tiny"][1]
+    first = replace(
+        preset,
+        vae=family.work / "autoencoder" / "vae.safetensors",
+        data=_data(family, size=128, min_crop=0.5),
+        optim=replace(preset.optim, learning_rate=8e-4, steps=UNET_STEPS[0]),
+        run=replace(preset.run, out=family.work / "unet-128"),
+    )
+    trained = unet.main(first)
+    own = replace(
+        first,
+        init=Path(trained["checkpoint"]),
+        own_predictions=0.7,
+        optim=replace(first.optim, learning_rate=4e-4, steps=UNET_STEPS[1]),
+        run=replace(first.run, out=family.work / "unet"),
+    )
+    trained = unet.main(own)
+    more = replace(
+        own,
+        init=Path(trained["checkpoint"]),
+        data=_data(family, size=128, min_crop=0.5, more=True),
+        optim=replace(own.optim, learning_rate=6e-4, steps=UNET_STEPS[2]),
+        run=replace(own.run, out=family.work / "unet-more", seed=1),
+    )
+    unet.main(more)
+
+
+def train_harmony_vae(family: TinyFamily) -> None:
+    """The Harmony-VAE on E(real) with noise."""
+    init = family.work / "autoencoder" / "vae.safetensors"
+    _train_harmony_vae(family, "harmony-vae", learning_rate=1e-3, steps=HARMONY_VAE_STEPS[0], init=init)
+
+
+def finish_harmony_vae(family: TinyFamily) -> None:
+    """Then half on latents that the UNet makes, as in use."""
+    init, maker = family.work / "harmony-vae" / "harmony_vae.safetensors", family.work / "unet-128" / "unet.safetensors"
+    _train_harmony_vae(
+        family, "harmony-vae-finished", learning_rate=3e-4, steps=HARMONY_VAE_STEPS[1], init=init, unet=maker, foreground_weight=1.0
+    )
+
+
+def train_inverse_unet(family: TinyFamily) -> None:
+    """The inverse UNet, narrower than the harmonization UNet and begun from its weights, on the composites that were changed much.
+    Not on its own predictions: they would teach it one answer where there are many."""
+    preset, start = unet.PRESETS["tiny"][1], family.work / "inverse-start.safetensors"
+    wide = load_unet(_made(family, "unet-more", "unet", "harmonization_unet"))
+    save_unet(narrowed(wide, INVERSE_WIDTHS), start, direction="invert", dtype=torch.float32)
+    root = family.work / "data"
+    records = [json.loads(line) for line in (root / "composites.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_list(root / STRONG_LIST, (record["file_name"] for record in records if record["fmse"] >= STRONG_FMSE))
+    unet.main(
+        replace(
+            preset,
+            init=start,
+            vae=_made(family, "autoencoder", "vae", "vae"),
+            direction="invert",
+            data=replace(_data(family, size=128, min_crop=0.5), list_file=STRONG_LIST),
+            optim=replace(preset.optim, learning_rate=1e-3, steps=INVERSE_UNET_STEPS),
+            run=replace(preset.run, out=family.work / "inverse-unet"),
+        )
+    )
+
+
+def narrowed(wide: UNet2DConditionModel, widths: tuple[int, ...]) -> UNet2DConditionModel:
+    """A UNet of other widths that begins with the leading part of each of `wide`'s tensors, and its empty prompt."""
+    narrow = unet.make_unet(unet.Architecture(block_out_channels=widths), wide.prediction_type, wide.direction, seed=0)
+    tensors = wide.state_dict()
+    for name, tensor in narrow.state_dict().items():
+        tensor.copy_(tensors[name][tuple(map(slice, tensor.shape))])
+    return attach(narrow, wide.empty_prompt_embeds, wide.direction, wide.prediction_type)
+
+
+def train_inverse_harmony_vae(family: TinyFamily) -> None:
+    """The inverse Harmony-VAE, from the other one's weights, on E(composite) with noise."""
+    init = _made(family, "harmony-vae-finished", "harmony_vae", "harmony_vae")
+    _train_harmony_vae(
+        family, "inverse-harmony-vae", learning_rate=6e-4, steps=INVERSE_HARMONY_VAE_STEPS[0], init=init, direction="invert"
+    )
+
+
+def finish_inverse_harmony_vae(family: TinyFamily) -> None:
+    """Then half on latents that the inverse UNet makes."""
+    init, maker = family.work / "inverse-harmony-vae" / "harmony_vae.safetensors", family.work / "inverse-unet" / "unet.safetensors"
+    _train_harmony_vae(
+        family, "inverse-harmony-vae-finished", learning_rate=3e-4, steps=INVERSE_HARMONY_VAE_STEPS[1], init=init, unet=maker,
+        direction="invert",
+    )  # fmt: skip
+
+
+def train_classifier(family: TinyFamily) -> None:
+    """The small harmony classifier, on what the other models are trained on; a tenth of the photographs is held out. Then further, on the
+    same photographs in another order."""
+    preset = classifier.PRESETS["tiny"][1]
+    first = replace(
+        preset,
+        data=replace(preset.data, roots=(family.work / "data",)),
+        optim=replace(preset.optim, steps=CLASSIFIER_STEPS[0]),
+        run=replace(preset.run, out=family.work / "classifier"),
+    )
+    trained = classifier.main(first)
+    more = replace(
+        first,
+        init=Path(trained["checkpoint"]),
+        optim=replace(first.optim, steps=CLASSIFIER_STEPS[1]),
+        run=replace(first.run, out=family.work / "classifier-more", seed=1),
+    )
+    classifier.main(more)
+
+
+def export(family: TinyFamily) -> None:
+    """Write the float16 checkpoints of the stages that were run here; the others stay as they are."""
+    family.out.mkdir(parents=True, exist_ok=True)
+    for name, (stage, checkpoint, load, save) in CHECKPOINTS.items():
+        trained = family.work / stage / f"{checkpoint}.safetensors"
+        if trained.is_file():
+            save(load(trained), family.out / f"{name}.safetensors", training=_training(trained))
+
+
+# file in assets/tiny -> the stage's folder, the checkpoint in it, and what loads and saves its kind
+CHECKPOINTS: dict[str, tuple[str, str, Callable, Callable]] = {
+    "vae": ("autoencoder", "vae", load_vae, save_autoencoder),
+    "harmony_vae": ("harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
+    "harmonization_unet": ("unet-more", "unet", load_unet, save_unet),
+    "inverse_harmony_vae": ("inverse-harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
+    "inverse_unet": ("inverse-unet", "unet", load_unet, save_unet),
+    "harmony_classifier": ("classifier-more", "harmony_classifier", load_harmony_classifier, save_harmony_classifier),
+}
+
+
+def _made(family: TinyFamily, stage: str, checkpoint: str, name: str) -> Path:
+    """A stage's checkpoint, or where it was not run here the committed one."""
+    trained = family.work / stage / f"{checkpoint}.safetensors"
+    return trained if trained.is_file() else family.out / f"{name}.safetensors"
+
+
+def _train_harmony_vae(family: TinyFamily, stage: str, *, learning_rate: float, steps: int, **changes) -> None:
+    """One run of train-vae into the stage's folder: the preset with `changes`."""
+    preset = vae.PRESETS["tiny"][1]
+    vae.main(
+        replace(
+            preset,
+            data=_data(family, size=128, min_crop=0.5),
+            optim=replace(preset.optim, learning_rate=learning_rate, steps=steps),
+            run=replace(preset.run, out=family.work / stage),
+            **changes,
+        )
+    )
+
+
+def _training(path: Path) -> dict:
+    """A checkpoint's training summary, without the folders of the machine it was made on."""
+    return json.loads(json.dumps(read_checkpoint(path).training).replace(f"{ROOT}/", ""))
+
+
+def _data(family: TinyFamily, *, size: int, min_crop: float, more: bool = False) -> DataConfig:
+    folders = ("data", "data-more") if more else ("data",)
+    return DataConfig(roots=tuple(family.work / folder for folder in folders), size=size, min_crop=min_crop, workers=0)
+
+
+STAGES: dict[str, Callable[[TinyFamily], None]] = {
+    "data": make_data,
+    "autoencoder": train_autoencoder,
+    "unet": train_unet,
+    "harmony-vae": train_harmony_vae,
+    "harmony-vae-finish": finish_harmony_vae,
+    "inverse-unet": train_inverse_unet,
+    "inverse-harmony-vae": train_inverse_harmony_vae,
+    "inverse-harmony-vae-finish": finish_inverse_harmony_vae,
+    "classifier": train_classifier,
+    "export": export,
+}
+
+
+def main(family: TinyFamily) -> None:
+    """Raises: ValueError for an unknown stage."""
+    for name in family.stages or STAGES:
+        if name not in STAGES:
+            raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {name!r}. Pass one of these.")
+    torch.set_num_threads(family.threads)
+    for name in family.stages or STAGES:
+        STAGES[name](family)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main(tyro.cli(TinyFamily))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error

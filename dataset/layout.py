@@ -1,0 +1,54 @@
+"""Where files lie in iHarmony4's layout (SPEC §7), and how they get there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..common.files import written_whole
+
+COMPOSITES, CANDIDATES, MASKS, REALS = "composite_images", "cand_composite_images", "masks", "real_images"
+TRAIN_LIST, TEST_LIST = "IHD_train.txt", "IHD_test.txt"
+SUFFIXES = (".png", ".jpg")
+
+
+def composite_name(image: str, mask: str, k: int | str, suffix: str = ".png") -> str:
+    """`<a>_<m>_<k>` and the suffix: composite `k` of image `a` and its mask `m`.
+
+    Raises: ValueError where a name could not be taken apart again, or would leave its folder. Source: SPEC §7.
+    """
+    check_name(image, "image name")
+    for what, part in (("mask name", mask), ("number", str(k))):
+        check_name(part, what)
+        if "_" in part:
+            raise ValueError(f"{what} must have no '_' in it, which parts the names in {COMPOSITES}, got {part!r}. Rename it.")
+    if suffix not in SUFFIXES:
+        raise ValueError(f"suffix must be one of {', '.join(SUFFIXES)}, got {suffix!r}. Choose one of these.")
+    return f"{image}_{mask}_{k}{suffix}"
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that is empty, hidden, or leads out of its folder. Raises: ValueError."""
+    if name.splitlines() != [name] or name.startswith(".") or any(letter in name for letter in "/\\\0:"):  # lists have a name a line
+        raise ValueError(f"{what} must be a plain file name without / \\ : and not begin with a dot, got {name!r}. Rename it.")
+
+
+def place(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Put a file at `target`, whole or not at all: as a hard link where the disk allows it, else as a copy. The folder of
+    `target` is made; a file that is there is replaced."""
+    source, target = Path(source), Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:  # another disk, or a file system without hard links
+            shutil.copyfile(source, temporary)
+
+
+def write_list(path: Path, names: Iterable[str]) -> None:
+    """A list file: root-relative composite paths, one a line. Whole or not at all."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in names)

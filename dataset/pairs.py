@@ -1,0 +1,137 @@
+"""Lists of composites in iHarmony4's layout, and the files that they stand for (SPEC §7)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+
+class BadImage(ValueError):
+    """An image of the data set that cannot be used: `path` names it, the message says why."""
+
+    def __init__(self, path: Path, message: str):
+        super().__init__(message)
+        self.path = path
+
+
+SHOWN = 5  # missing files that an error names
+BAR_DELAY = 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Paths of one composite, its mask and its real image."""
+
+    composite: Path
+    mask: Path
+    real: Path
+    subset: str
+
+
+class Folders:
+    """Which files there are, by one listing of each folder: a look-up per file takes minutes on a network drive."""
+
+    def __init__(self):
+        self._names: dict[str, set[str]] = {}
+
+    def has(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        names = self._names.get(folder)
+        if names is None:
+            names = self._names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        # systems that fold case or accents list another spelling than they open
+        return name in names or os.path.isfile(path)
+
+
+def read_list(root: Path, list_file: str) -> list[Pair]:
+    """The pairs that a list file names, in its order.
+
+    Raises: FileNotFoundError when the root or list is missing, or a listed mask or real image is; ValueError for an empty list
+    or a line that is no composite path. Source: SPEC §7.
+    """
+    folders = Folders()
+    pairs = find_pairs(root, list_file, folders)
+    for pair in pairs:
+        for path in (pair.real, pair.mask):
+            if not folders.has(str(path)):
+                raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent}. Complete the data set or mend its list.")
+    return pairs
+
+
+def find_pairs(root: Path, list_file: str, folders: Folders) -> list[Pair]:
+    """As read_list, whether the images exist or not."""
+    path = root / list_file
+    if not path.is_file():
+        raise FileNotFoundError(f"list file {list_file!r} must exist, looked in {root.resolve()}. Check data.roots and data.list_file.")
+    lines = _lines(path)
+    pairs = []
+    for number, line in enumerate(tqdm(lines, desc=path.name, unit="line", delay=BAR_DELAY, leave=False, dynamic_ncols=True), start=1):
+        if line.strip():
+            pairs.append(_pair(root, _composite_name(line.strip(), path, number), path, number, folders))
+    if not pairs:
+        raise ValueError(f"{path} must name at least one composite, got none. Check that it is the right list.")
+    return pairs
+
+
+def missing_files(pairs: Iterable[Pair], folders: Folders) -> list[Path]:
+    """The composites, masks and real images that do not exist, each once, in the list's order."""
+    missing: dict[Path, None] = {}
+    for pair in tqdm(pairs, desc="files", unit="pair", delay=BAR_DELAY, leave=False, dynamic_ncols=True):
+        for path in (pair.composite, pair.mask, pair.real):
+            if not folders.has(str(path)):
+                missing[path] = None
+    return list(missing)
+
+
+def name_some(paths: list[Path]) -> str:
+    """The first few paths, and how many more there are."""
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(str(path) for path in paths[:SHOWN]) + more
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # not splitlines, which would cut names at characters such as U+2028; editors on Windows put a mark before the first line
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8, got something else ({error.reason}). Save it as UTF-8.") from error
+
+
+def _composite_name(line: str, path: Path, number: int) -> str:
+    name: object = line
+    if path.suffix == ".jsonl":
+        try:
+            name = json.loads(line)["file_name"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            name = None
+    if not isinstance(name, str):
+        raise ValueError(f"line {number} of {path} must be a JSON object with file_name, got {line[:80]!r}. Mend the line.")
+    return name if "/" in name else name.replace("\\", "/")
+
+
+def _pair(root: Path, name: str, path: Path, number: int, folders: Folders) -> Pair:
+    # strings, since a hundred thousand Paths to look at take seconds
+    folder, file = os.path.split(name)
+    subset, kind = os.path.split(folder)
+    stem, suffix = os.path.splitext(file)
+    parts = stem.rsplit("_", 2)
+    if len(parts) != 3 or kind != "composite_images":
+        raise ValueError(
+            f"line {number} of {path} must be <subset>/composite_images/<a>_<m>_<k>.<suffix>, got {name!r}. Mend the line."
+        )
+    image, mask, _ = parts
+    place = os.path.join(root, subset)
+    real = existing(os.path.join(place, "real_images", image), suffix, folders)
+    found_mask = existing(os.path.join(place, "masks", f"{image}_{mask}"), ".png", folders)
+    return Pair(root / name, found_mask, real, os.path.basename(subset) or root.name)
+
+
+def existing(stem: str, suffix: str, folders: Folders) -> Path:
+    """The file of this path without suffix: of `suffix`, else of the other suffix that iHarmony4-like sets use, where there is one."""
+    suffixes = dict.fromkeys((suffix, ".jpg", ".png"))
+    return Path(stem + next((one for one in suffixes if folders.has(stem + one)), suffix))

@@ -1,0 +1,242 @@
+"""A batch of condition images, ready to be sampled from: what does not depend on the seed is computed once (SPEC §2-4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from ..common.direction import check_directions
+from ..common.images import pad_to_multiple, paste_background as paste, resize_image, resize_mask, resize_values
+from ..common.masks import binarize_mask, check_image_and_mask, check_range, mask_to_latent
+from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
+from ..harmony_vae.blocks import HarmonyCondition
+from ..refinement import HarmonyRefinement, refine
+
+Size = int | Literal["native"] | None
+LARGEST_DEFAULT = 1024
+SMALLEST_SIZE = 64
+
+
+class _Working(NamedTuple):
+    """Image and mask at the working size, then padded for the models, in the VAE's dtype."""
+
+    image: torch.Tensor
+    mask: torch.Tensor
+    padded: torch.Tensor
+    padded_mask: torch.Tensor
+
+
+class Conditioned:
+    """Condition images with their masks, and the models that sample under them. See `harmonize` for all arguments.
+
+    image: [B, 3, H, W], floating, -1..1, any size. mask: [B or 1, 1, H, W], 0..1. name: what errors call the image.
+    Checks at once, and computes when first drawn from: E's latent and the mask at latent size, and for a conditional decode
+    E_c's features. Each is computed once, and kept for all later draws.
+    Raises: ValueError for shapes, ranges, directions or options that do not fit.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        size: Size = None,
+        paste_background: bool = True,
+        conditional: bool | None = None,
+        keep_detail: bool = True,
+        tile: int | None = None,
+        refinement: HarmonyRefinement | None = None,
+        device: torch.device | str | None = None,
+        name: str = "composite",
+    ):
+        self._conditional = _check_decoding(vae, conditional, tile)
+        if self._conditional:
+            check_directions(vae, unet)
+        self.original, self._mask = check_image_and_mask(image, mask, name)
+        check_range(self.original, name)
+        self._inner = working_size(*self.original.shape[-2:], size)
+        self._vae, self._unet, self._refinement = vae, unet, refinement
+        self._paste_background, self._keep_detail, self._tile = paste_background, keep_detail, tile
+        self._device = torch.device(device) if device is not None else unet.device
+
+    @torch.no_grad()
+    def draw(
+        self,
+        generators: Sequence[torch.Generator],
+        *,
+        steps: int = STEPS,
+        ancestral: bool = True,
+        scheduler: Scheduler | None = None,
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
+        """One image for each of the batch, with a generator each: [B, 3, H, W], the condition image's dtype and device, -1..1.
+
+        Raises: RuntimeError when the result is not finite.
+        """
+        if self._paste_background and not self._mask.any():
+            return self.original.clone()
+        condition_latent, mask_latent = self._latents
+        latent = sample_latents(
+            self._unet, condition_latent, mask_latent, steps=steps, generator=generators, ancestral=ancestral, scheduler=scheduler,
+            progress=progress,
+        )  # fmt: skip
+        working = self._working
+        decoded = self._decode((latent / self._vae.config.scaling_factor).to(self._vae.dtype))
+        decoded = decoded.float()[..., : self._inner[0], : self._inner[1]]
+        if not torch.isfinite(decoded).all():
+            raise RuntimeError(
+                f"harmonized image must be finite, got NaN or infinity in {self._vae.dtype} (VAE) and {self._unet.dtype} (UNet). "
+                "Use float32 or bfloat16; in float32 already, a checkpoint is broken: get it again."
+            )
+        decoded = decoded.clamp(-1, 1)
+        if self._refinement is not None:
+            decoded = refine(self._refinement, decoded, working.image, working.mask)
+        result = _to_original_size(decoded, working.image, self.original, self._keep_detail)
+        if self._paste_background:
+            return paste(result, self.original, self._mask)
+        return result.to(self.original.dtype)
+
+    @cached_property
+    def _working(self) -> _Working:
+        image = resize_image(self.original.to(self._device), self._inner)
+        mask = binarize_mask(resize_mask(self._mask.to(self._device), self._inner))
+        multiple = size_multiple(self._vae, self._unet)
+        padded, padded_mask = (pad_to_multiple(values, multiple).to(self._vae.dtype) for values in (image, mask))
+        return _Working(image, mask, padded, padded_mask)
+
+    @cached_property
+    def _latents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """E's latent, scaled, and the mask at its size."""
+        working = self._working
+        latent = self._vae.encode(working.padded).latent_dist.mode().float() * self._vae.config.scaling_factor
+        return latent, mask_to_latent(working.padded_mask.float(), latent.shape[-2:])
+
+    @cached_property
+    def _condition(self) -> HarmonyCondition:
+        return self._vae.encode_condition(self._working.padded, self._working.padded_mask)
+
+    def _decode(self, latent: torch.Tensor) -> torch.Tensor:
+        if not self._conditional:
+            return self._vae.decode(latent).sample
+        if self._tile is not None:
+            return self._vae.decode_tiled(latent, self._working.padded, self._working.padded_mask, tile=self._tile).sample
+        return self._vae.decode(latent, self._condition).sample
+
+
+def working_size(height: int, width: int, size: Size = None) -> tuple[int, int]:
+    """The (height, width) that an image is processed at, before padding.
+
+    size: the longer side in pixels, "native", or None (native, but at most 1024).
+    Raises: ValueError for anything else.
+    """
+    longer = max(height, width)
+    if size is None:
+        size = min(longer, LARGEST_DEFAULT)
+    elif size == "native":
+        size = longer
+    elif not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST_SIZE:
+        raise ValueError(
+            f"size must be a whole number of at least {SMALLEST_SIZE}, 'native' or None, got {size!r}. "
+            "512 and 1024 are what the full-size models are meant for."
+        )
+    if size == longer:
+        return height, width
+    return max(1, round(height * size / longer)), max(1, round(width * size / longer))
+
+
+def size_multiple(vae: AutoencoderKL, unet: UNet2DConditionModel) -> int:
+    """What a working height and width must divide by: the VAE's factor times the UNet's (64 for Stable Diffusion)."""
+    return 2 ** (len(vae.config.block_out_channels) - 1 + len(unet.config.block_out_channels) - 1)
+
+
+def _check_decoding(vae: AutoencoderKL, conditional: bool | None, tile: int | None) -> bool:
+    capable = hasattr(vae, "encode_condition")
+    if conditional is None:
+        conditional = capable
+    if conditional and not capable:
+        raise ValueError(
+            f"vae must be a HarmonyVAE to decode conditionally, got {type(vae).__name__}. "
+            "Load a Harmony-VAE, or pass conditional=False."
+        )
+    if tile is not None and not conditional:
+        raise ValueError(f"tile must be None for a plain decode, got {tile!r}. Use vae.enable_tiling() instead.")
+    if tile is not None:
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if not isinstance(tile, int) or isinstance(tile, bool) or tile % factor or tile < 4 * factor:
+            raise ValueError(
+                f"tile must be a whole multiple of {factor} and at least {4 * factor}, got {tile!r}. Choose such a size, 512 say."
+            )
+    return conditional
+
+
+def _to_original_size(decoded: torch.Tensor, image: torch.Tensor, original: torch.Tensor, keep_detail: bool) -> torch.Tensor:
+    size = original.shape[-2:]
+    if decoded.shape[-2:] != size and keep_detail and decoded.shape[-1] <= size[-1] and decoded.shape[-2] <= size[-2]:
+        change = resize_values(decoded - image, size).to(original.device)
+        return (original.float() + change).clamp(-1, 1)
+    return resize_image(decoded, size).to(original.device)
+
+
+def harmonize(
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    composite: torch.Tensor,
+    mask: torch.Tensor,
+    steps: int = STEPS,
+    seed: int | Sequence[int] = 0,
+    *,
+    size: Size = None,
+    paste_background: bool = True,
+    conditional: bool | None = None,
+    keep_detail: bool = True,
+    tile: int | None = None,
+    refinement: HarmonyRefinement | None = None,
+    ancestral: bool = True,
+    scheduler: Scheduler | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Relight the foreground of composites to match their background (or, with an inverse pair, the reverse).
+
+    vae: a HarmonyVAE, or a plain AutoencoderKL. unet: from `load_unet`. Each computes in its own dtype.
+    composite: [B, 3, H, W], floating, -1..1, any size. mask: [B or 1, 1, H, W], 0..1; 1 = foreground. The models see it
+    binarized at 0.5; its soft values blend when the background is pasted. A composite of batch 1 serves N masks.
+    Where `vae.direction` and `unet.direction` are both known they must agree for a conditional decode.
+    seed: image i is sampled with seed + i (or seed[i]), whatever the batch size, device or dtype.
+    size: the working size. A number brings the longer side to that many pixels, keeping the aspect; "native" works at the
+    image's own size; None is native, but at most 1024 px. The working image is padded (reflected) at the right and
+    bottom to what VAE and UNet divide by, and cropped back.
+    keep_detail: where the working size is smaller than the image, add the enlarged *change* to the composite, which keeps
+    its fine detail; False enlarges the result itself.
+    paste_background: blend by the mask over the composite; pixels whose mask is 0 then come back bit for bit, and a mask
+    that is 0 everywhere gives a copy of the composite without running the models.
+    conditional: decode under the condition (composite, mask); None does so where the VAE can. tile: decode conditionally
+    in tiles of that many pixels; encoding and sampling still see the whole image.
+    refinement: from `load_refinement`; runs on the decoded image at its own fixed size, and its change is brought up to the
+    working size (see `refine`). ancestral: False samples without added noise. scheduler: see `sample_latents`.
+    device: where to compute; None is where the UNet is. progress: called with (steps done, steps).
+    Returns: [B, 3, H, W], composite's dtype and device, -1..1 (the composite's own values where pasted).
+    Raises: ValueError for shapes, ranges or options that do not fit; RuntimeError when half precision overflowed.
+    Source: SPEC §2, §3, §10; DESIGN.md "Contracts".
+    """
+    conditioned = Conditioned(
+        vae,
+        unet,
+        composite,
+        mask,
+        size=size,
+        paste_background=paste_background,
+        conditional=conditional,
+        keep_detail=keep_detail,
+        tile=tile,
+        refinement=refinement,
+        device=device,
+    )
+    generators = sample_generators(seed, conditioned.original.shape[0])
+    return conditioned.draw(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)

@@ -1,0 +1,118 @@
+"""What there is to build from, and --dry-run. Without PyTorch: a table of any length is read in little memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ...common.run_folder import digest
+from .damage import Damage, OnBad
+from .filters import Filters
+from .photographs import PhotographFolder
+from .split import TEST_SHARE, split_photographs
+from .subjects import Subject, Survey, csv_subjects, folder_subjects
+
+SHOWN = 5  # damaged rows and images that a plan shows
+
+
+@dataclass(frozen=True)
+class Input:
+    """What photographs and masks there are, and which of them are taken. Either `csv` or `masks` is None. limit: of pairs."""
+
+    photographs: Path
+    csv: Path | None
+    masks: Path | None
+    filters: Filters = Filters()
+    on_bad_row: OnBad = "skip"
+    on_bad_image: OnBad = "skip"
+    limit: int | None = None
+
+    def look(self) -> tuple[Iterator[Subject], Damage, Survey]:
+        """The pairs, one after another; and what is found wrong, and counted, on the way.
+
+        Raises: FileNotFoundError, ValueError for folders and files that are missing or of another kind.
+        """
+        survey, damage = Survey(), Damage(self.csv or self.masks, self.on_bad_row, self.on_bad_image)
+        subjects = csv_subjects if self.csv is not None else folder_subjects
+        found = subjects(self.csv or self.masks, PhotographFolder(self.photographs), self.filters, damage, survey)
+        return itertools.islice(found, self.limit), damage, survey
+
+    def described(self) -> dict[str, Any]:
+        """What a folder of results depends on, as JSON values. The masks of a folder are compared one by one instead."""
+        filters = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(self.filters).items()}
+        return {"csv": None if self.csv is None else digest(self.csv), "filters": filters}
+
+
+def plan_data_set(
+    wanted: Input, candidates: int, *, models: dict[str, Path], seed: int = 0, test_share: float = TEST_SHARE, report: Path | None = None
+) -> dict[str, Any]:
+    """What a run would do: the whole input read and checked, nothing written but `report`, where one is named.
+
+    models: kind of checkpoint (harmony_vae, unet, classifier) -> path; they are told by their headers, and not loaded.
+    Returns: JSON-able counts. Raises: FileNotFoundError, ValueError as build_data_set.
+    """
+    check_report(report)
+    for kind, path in models.items():
+        _check_header(path, kind)
+    subjects, damage, survey = wanted.look()
+    pairs, names = 0, set()
+    for subject in subjects:
+        pairs += 1
+        names.add(subject.name)
+    if report is not None:
+        damage.write(report)
+    train, test = split_photographs(names, seed=seed, test_share=test_share)
+    return {
+        **counted(wanted, survey, damage, names), "pairs": pairs, "to_make": pairs * candidates, "train": len(train), "test": len(test),
+        "first_damage": damage.first(SHOWN),
+    }  # fmt: skip
+
+
+def counted(wanted: Input, survey: Survey, damage: Damage, names: Collection[str]) -> dict[str, Any]:
+    """What reports say of the input. names: of the photographs that are taken."""
+    keep = wanted.filters.keep
+    return {
+        "photographs": survey.photographs,
+        "rows": survey.rows,
+        "damaged_rows": damage.rows,
+        "damage": dict(damage.counts),
+        "dropped": dict(survey.dropped),
+        "kept": len(names),
+        # known once all photographs were looked at
+        "keep_list_absent": None if keep is None or wanted.limit is not None else len(keep) - survey.in_keep_list,
+    }
+
+
+def check_report(report: Path | None) -> None:
+    """Raises: FileNotFoundError for a report in a folder that does not exist."""
+    if report is not None and not report.parent.is_dir():
+        raise FileNotFoundError(f"folder of {report.name!r} must exist, looked in {report.parent.resolve()}. Create it first.")
+
+
+def in_words(counts: dict[str, int]) -> str:
+    """Counts in words."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing else"
+
+
+def _check_header(path: Path, kind: str) -> None:
+    """What a .safetensors file says of itself; of other files and folders, that they exist."""
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
+    if path.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} must be a whole safetensors file, got one that cannot be read ({error}). Copy it again.") from error
+    found = metadata.get("diffharmony.kind", kind)
+    if found != kind:
+        raise ValueError(f"{path} must be of kind {kind!r}, got {found!r}. Pass another file.")
+    direction = metadata.get("diffharmony.direction", "invert")
+    if kind != "classifier" and direction != "invert":
+        raise ValueError(f"{path} must be of direction 'invert', got {direction!r}. Pass an inverse model.")

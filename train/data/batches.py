@@ -1,0 +1,102 @@
+"""From samples to batches: packed as 8 bits by the loader's processes, made floating in this one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ...dataset.pairs import BadImage
+
+logger = logging.getLogger("diffharmony")
+IMAGES = ("composite", "real")
+
+
+class Cut(NamedTuple):
+    """A sample as it is read: composite, real [3,S,S] uint8, mask [1,S,S] uint8 in {0,1}, and the bad images (path, why) that
+    it was read in place of."""
+
+    composite: torch.Tensor
+    real: torch.Tensor
+    mask: torch.Tensor
+    seed: int
+    name: str
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def pack(cuts: list[Cut]) -> dict[str, Any]:
+    """The cuts as a batch of uint8 tensors: a quarter of what floating ones would be to send from process to process."""
+    return {
+        # default_collate, which in a loader's process stacks straight into the memory that is shared
+        **{name: default_collate([getattr(cut, name) for cut in cuts]) for name in (*IMAGES, "mask")},
+        "seed": torch.tensor([cut.seed for cut in cuts]),
+        "name": [cut.name for cut in cuts],
+        "skipped": [skipped for cut in cuts for skipped in cut.skipped],
+    }
+
+
+def unpack(packed: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
+    """A packed batch as tasks take it: composite, real [B,3,S,S] float32 in [-1,1], mask [B,1,S,S] float32 in {0,1}; other
+    tensors but `seed`, which stays on the CPU, float32 too; `skipped`, the paths of bad images."""
+    batch = dict(packed, skipped=[path for path, _ in packed.get("skipped", ())])
+    for name, value in packed.items():
+        if torch.is_tensor(value) and name != "seed":
+            value = value.to(device, non_blocking=True)
+            whole = not value.is_floating_point() and name not in (*IMAGES, "mask")
+            batch[name] = value if whole else value.float()
+            if name in IMAGES and value.dtype == torch.uint8:
+                batch[name].div_(127.5).sub_(1.0)
+    return batch
+
+
+class BatchLoader:
+    """The batches of a dataset, read by other processes ahead of time.
+
+    The dataset makes them by `pack(counters)` (see `pack` above), or is one of single samples, which are then collated.
+    Iterating raises BadImage for an image that cannot be read, unless the dataset skips it; then it is warned of once, and
+    `skipped` has it: path -> why.
+    """
+
+    def __init__(self, dataset: Dataset, batches: Iterable[list[int]], workers: int, device: torch.device | None = None):
+        self.device = device
+        self.skipped: dict[str, str] = {}
+        self._loader = DataLoader(
+            _Packed(dataset), sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for packed in self._loader:
+            if "bad_image" in packed:
+                raise BadImage(*packed["bad_image"])
+            for path, why in packed.get("skipped", ()):
+                if path not in self.skipped:
+                    logger.warning("skipping an image of the data set: %s", why)
+                    self.skipped[path] = why
+            yield unpack(packed, self.device)
+
+
+class _Packed(Dataset):
+    """A dataset by batches. A bad image is told, not raised: raised in another process, it would come with its traceback."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, counters: list[int]) -> dict[str, Any]:
+        if not hasattr(self.dataset, "pack"):
+            return default_collate([self.dataset[counter] for counter in counters])
+        try:
+            return self.dataset.pack(counters)
+        except BadImage as error:
+            return {"bad_image": (error.path, str(error))}
+
+
+def make_loader(dataset: Dataset, batches: Iterable[list[int]], workers: int, device: torch.device | None = None) -> BatchLoader:
+    """Batches for tasks, on `device` (the CPU when None), read by `workers` processes, or this one when 0."""
+    return BatchLoader(dataset, batches, workers, device)

@@ -1,0 +1,141 @@
+"""What a frozen network makes of the images, computed once and kept in a file: latents, features."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from ...common.devices import keep_freed_memory
+from ...common.files import written_whole
+from .batches import make_loader, pack
+from .dataset import TRIES, HarmonizationDataset
+from .sampler import ShuffledStream
+
+logger = logging.getLogger("diffharmony")
+
+
+class CachedDataset(Dataset):
+    """Training samples by counter, as HarmonizationDataset's, but of what was made of the images.
+
+    Gives each of `tensors` as float32, `seed`, `name`; `pack` gives them many at once, as they are stored. replaced: the rows that
+    stand in for bad images, and which these are (path, why).
+    """
+
+    def __init__(
+        self, tensors: dict[str, torch.Tensor], names: list[str], seed: int, stream: ShuffledStream,
+        replaced: Iterable[int] = (), skipped: Iterable[tuple[str, str]] = (),
+    ):  # fmt: skip
+        self.tensors, self.names, self.seed = tensors, names, seed
+        self.replaced, self.skipped = frozenset(replaced), list(skipped)
+        self._stream = stream
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, counter: int) -> dict[str, torch.Tensor | int | str]:
+        packed = self.pack([counter])
+        return {**{name: packed[name][0].float() for name in self.tensors}, "seed": int(packed["seed"]), "name": packed["name"][0]}
+
+    def pack(self, counters: Iterable[int]) -> dict[str, Any]:
+        """The samples of these counters, packed (train/data/batches.py)."""
+        counters = list(counters)
+        rows = [self._stream[counter] for counter in counters]
+        seeds = [int(np.random.default_rng((self.seed, 1, counter)).integers(2**62)) for counter in counters]
+        return {
+            **{name: tensor[rows] for name, tensor in self.tensors.items()},
+            "seed": torch.tensor(seeds),
+            "name": [self.names[row] for row in rows],
+            "skipped": [] if self.replaced.isdisjoint(rows) else self.skipped,
+        }
+
+
+class Views(Dataset):
+    """`views` cuts of each pair, each by its own seed."""
+
+    def __init__(self, dataset: HarmonizationDataset, views: int):
+        self.dataset, self.views = dataset, views
+
+    def __len__(self) -> int:
+        return len(self.dataset.pairs) * self.views
+
+    def names(self, rows: Iterable[int]) -> list[str]:
+        return [str(self.dataset.pairs[row // self.views].composite) for row in rows]
+
+    def pack(self, rows: Iterable[int]) -> dict[str, Any]:
+        return pack([self._cut(*divmod(row, self.views)) for row in rows])
+
+    def _cut(self, pair: int, view: int):
+        pairs = ((pair + try_) % len(self.dataset) for try_ in range(TRIES))
+        return self.dataset.first_readable(pairs, (self.dataset.seed, 2, pair, view), self.dataset.config.size)
+
+
+@torch.no_grad()
+def cached(
+    path: Path, views: Views, compute: Callable[[dict[str, Any]], dict[str, torch.Tensor]], *, seed: int, device: torch.device,
+    batch_size: int = 16,
+) -> CachedDataset:  # fmt: skip
+    """What `compute` makes of a batch, for every cut, or what `path` holds where the same call wrote it before.
+
+    The file holds float16; it appears whole or not at all. Its name must say what it was made from.
+    """
+    stream = ShuffledStream([length * views.views for length in views.dataset.lengths], seed, views.dataset.config.weights)
+    if path.is_file():
+        logger.info("reading %s from %s", *_words(path))
+    else:
+        _write(path, views, compute, device, batch_size)
+    names = views.names(range(len(views)))
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        replaced, skipped = (json.loads(file.metadata()[name]) for name in ("replaced", "skipped"))
+    for row, name in replaced.items():
+        names[int(row)] = name
+    return CachedDataset(tensors, names, seed, stream, map(int, replaced), map(tuple, skipped))
+
+
+def files_of(dataset: HarmonizationDataset) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of every image, for a fingerprint."""
+    return [(str(path), *_stamp(path)) for pair in dataset.pairs for path in (pair.composite, pair.mask, pair.real)]
+
+
+def cut_settings(dataset: HarmonizationDataset) -> dict[str, str]:
+    """How a data set's images are cut, for a fingerprint."""
+    return {name: str(value) for name, value in vars(dataset.config).items() if name not in ("workers", "weights")}
+
+
+def _write(path: Path, views: Views, compute, device: torch.device, batch_size: int) -> None:
+    if device.type == "cpu":
+        keep_freed_memory()
+    parts: dict[str, list[torch.Tensor]] = {}
+    replaced: dict[int, str] = {}
+    batches = [list(range(start, min(start + batch_size, len(views)))) for start in range(0, len(views), batch_size)]
+    loader = make_loader(views, batches, views.dataset.config.workers, device)
+    for rows, batch in zip(batches, tqdm(loader, desc=_words(path)[0], unit="batch", dynamic_ncols=True)):
+        for name, values in compute(batch).items():
+            parts.setdefault(name, []).append(values.half().cpu())
+        replaced.update({row: name for row, name, listed in zip(rows, batch["name"], views.names(rows)) if name != listed})
+    tensors = {name: torch.cat(pieces).contiguous() for name, pieces in parts.items()}
+    metadata = {"replaced": json.dumps(replaced), "skipped": json.dumps(list(loader.skipped.items()))}
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def _words(path: Path) -> tuple[str, Path]:
+    return path.name.partition("-")[0], path
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # its pair is skipped
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

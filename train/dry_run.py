@@ -1,0 +1,148 @@
+"""--dry-run: what a run would do and need, without doing or writing it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import TrainingConfig, planned_steps
+from .data.dataset import HarmonizationDataset
+from .run.resume import check_goes_on
+from .loop import Task
+from ..common.processes import on_main, processes
+from .run.state import check_steps, newest_state, step_of
+from .validation import Validation
+from ..common.text import counted
+
+logger = logging.getLogger("diffharmony")
+
+
+def dry_run(task: Task, images: HarmonizationDataset, config: TrainingConfig, validation: Validation | None, views: int = 1) -> dict[str, Any]:
+    """Print the plan of a run and return it. views: samples that each pair of `images` stands for.
+
+    Memory is for each process: weights, gradients, Adam's two moments and the average counted, activations measured by one
+    forward pass over one image, of the largest size. Raises: as the run would for a folder that holds another.
+    """
+    optim, run, state = config.optim, config.run, processes()
+    steps = planned_steps(optim, len(images) * views)
+    newest = on_main(lambda: _goes_on_from(config, steps))
+    per_part = optim.batch_size // optim.accumulation // state.num_processes
+    size = max(config.data.sizes or (config.data.size,))
+    logger.info("measuring activations: one forward pass at %d px", size)
+    activations, precision = measure_activations(task, images.examples(1, size), run.mixed_precision)
+    trainable = task.trainable()
+    memory = {
+        "weights": size_of([*task.parameters(), *task.buffers(), *(t for module in task.frozen() for t in module.parameters())]),
+        "gradients": size_of(trainable),
+        "adam": 2 * size_of(trainable),
+        "ema": size_of(trainable),
+        "activations": activations * per_part,
+    }
+    plan = {
+        "steps": steps,
+        "epochs": round(steps * optim.batch_size / (len(images) * views), 3),
+        "images": len(images),
+        "missing_files": len(images.missing),
+        "validation_images": 0 if validation is None else len(validation.indices),
+        "processes": state.num_processes,
+        "parts_per_step": optim.accumulation,
+        "images_per_process_and_part": per_part,
+        "warmup_steps": round(steps * optim.warmup),
+        "trainable_parameters": sum(parameter.numel() for parameter in trainable),
+        "all_parameters": sum(t.numel() for module in (task, *task.frozen()) for t in module.parameters()),
+        "bytes_per_process": {**memory, "together": sum(memory.values())},
+        "goes_on_from": None if newest is None else str(newest),
+        "out": str(run.out),
+    }
+    if state.is_main_process:
+        _print(plan, config, precision)
+    return plan
+
+
+def _goes_on_from(config: TrainingConfig, steps: int) -> Path | None:
+    check_goes_on(config)
+    newest = newest_state(config.run.out)
+    if newest is not None:
+        check_steps(step_of(newest), steps, config.run.out)
+    return newest
+
+
+def size_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the tensors, each storage counted once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def measure_activations(task: Task, batch: dict[str, Any], mixed_precision: str) -> tuple[int, str]:
+    """Bytes that autograd keeps for the backward pass of a batch of one image, and the precision this was measured in.
+
+    Counted by autograd's own hooks, so that it holds for any device; with gradient checkpointing off, whose savings they
+    cannot see. What kernels need for the moment, and what an allocator wastes, comes on top.
+    """
+    device = processes().device
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16 if device.type == "cuda" else None}[mixed_precision]
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*task.parameters(), *task.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    task.to(device)
+    batch = {name: value.to(device) if torch.is_tensor(value) and name != "seed" else value for name, value in batch.items()}
+    autocast = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    with _without_checkpointing(task), autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = task(batch)  # holds the graph, so that no storage is freed and counted again
+    del loss
+    return sum(kept.values()), "float32" if dtype is None else mixed_precision
+
+
+@contextlib.contextmanager
+def _without_checkpointing(task: nn.Module):
+    modules = [module for module in task.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in modules:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.gradient_checkpointing = True
+
+
+def _print(plan: dict[str, Any], config: TrainingConfig, precision: str) -> None:
+    optim, run, memory = config.optim, config.run, plan["bytes_per_process"]
+    bound = ", at most: measured without gradient checkpointing" if run.gradient_checkpointing else ""
+    each_step = zip((plan["processes"], plan["parts_per_step"], plan["images_per_process_and_part"]), ("process", "part", "image"))
+    lines = [
+        ("steps", f"{plan['steps']} of {counted(optim.batch_size, 'image')}: {plan['epochs']:g} epochs of {plan['images']}"),
+        ("missing files", f"{plan['missing_files']}"),
+        ("each step", " x ".join(counted(number, noun) for number, noun in each_step)),
+        ("learning rate", f"{optim.learning_rate:g}, {optim.schedule}, {plan['warmup_steps']} steps of warm-up"),
+        ("parameters", f"{plan['trainable_parameters']:,} trainable of {plan['all_parameters']:,}"),
+        ("validation", f"{counted(plan['validation_images'], 'image')} every {run.validate_every} steps" if plan["validation_images"] else "none"),
+        ("memory of each process, counted", ""),
+        ("  weights", _amount(memory["weights"])),
+        ("  gradients", _amount(memory["gradients"])),
+        ("  Adam", _amount(memory["adam"])),
+        ("  EMA", _amount(memory["ema"])),
+        ("  activations", f"{_amount(memory['activations'])}, measured in {precision} on one image{bound}"),
+        ("  together", _amount(memory["together"])),
+        ("goes on from", plan["goes_on_from"] or "the beginning"),
+        ("writes to", plan["out"]),
+    ]
+    for name, value in lines:
+        print(f"{name:<16} {value}".rstrip())
+    if run.mixed_precision == "fp16" and not torch.cuda.is_available():
+        print("This machine has no GPU: fp16 will be refused here.")
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"

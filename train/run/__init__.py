@@ -1,0 +1,1 @@
+"""What any long run needs: the accelerator, sharding, the moving average, states, going on, the log."""
