@@ -71,10 +71,10 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
 
     from ..common.devices import find_device
     from ..common.images import check_image_path, image_info, load_image, load_mask, save_image
-    from ..harmony_vae import load_harmony_vae, load_vae
-    from ..refinement import load_refinement
     from ..diffusion.inference import harmonize, working_size
     from ..diffusion.unet import load_unet
+    from ..harmony_vae import load_harmony_vae, load_vae
+    from ..refinement import load_refinement
 
     check_image_path(config.out)
     inputs = (config.composite, config.mask, config.vae, config.unet, config.refinement)

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..common.assets import TINY
-from .generation_options import RecipeOptions, check_options, recipe_of
 from ..inverse.human_harmony.split import TEST_SHARE
+from .generation_options import RecipeOptions, check_options, recipe_of
 
 OnBad = Literal["stop", "skip"]
 
@@ -115,8 +115,8 @@ def _plan(config: HumanHarmonyConfig) -> dict[str, Any]:
 
 
 def _build(config: HumanHarmonyConfig) -> dict[str, Any]:
-    from ..inverse.select_folder import Limits
     from ..inverse.human_harmony.build import Making, build_data_set
+    from ..inverse.select_folder import Limits
 
     limits = Limits(1, config.min_distance, config.max_distance, config.max_score)
     making = Making(
@@ -127,8 +127,8 @@ def _build(config: HumanHarmonyConfig) -> dict[str, Any]:
 
 
 def _input(config: HumanHarmonyConfig):
-    from ..inverse.human_harmony.filters import Filters, read_keep_list
     from ..inverse.human_harmony.dry_run import Input
+    from ..inverse.human_harmony.filters import Filters, read_keep_list
 
     keep = None if config.keep_list is None else read_keep_list(config.keep_list)
     filters = Filters(

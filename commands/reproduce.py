@@ -92,8 +92,8 @@ def _setting(config: ReproduceConfig, state):
             raise ValueError("data must name a data set when models are given, got none. Pass --data ROOT, or leave out --models for the miniature.")
         if state.num_processes > 1:
             raise ValueError(f"processes must be 1 for the miniature, whose trainings are each a run of their own, got {state.num_processes}. Use --jobs.")
-        from ..applications.reproduce.table2_miniature import Small
         from ..applications.reproduce.miniature import Miniature, make_setting
+        from ..applications.reproduce.table2_miniature import Small
 
         mini = Miniature(config.seeds, config.composites, config.steps, small=Small(steps=config.unet_steps), jobs=config.jobs)
         return make_setting(config.table, mini, config.out / "miniature")

@@ -11,12 +11,13 @@ import torch
 
 from ..common import sd_checkpoint
 from ..common.checkpoint import read_checkpoint
-from ..common.files import read_json
-from ..common.files import check_folder
+from ..common.files import check_folder, read_json
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
-from ..harmony_vae.checkpoint import CLASS_NAMES as VAE_CLASSES, holds_vae
+from ..harmony_vae.checkpoint import CLASS_NAMES as VAE_CLASSES
+from ..harmony_vae.checkpoint import holds_vae
 from ..refinement import load_refinement, save_refinement
-from ..refinement.checkpoint import CLASS_NAMES as REFINEMENT_CLASSES, holds_refinement
+from ..refinement.checkpoint import CLASS_NAMES as REFINEMENT_CLASSES
+from ..refinement.checkpoint import holds_refinement
 from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, holds_unet, load_unet, save_unet
 
 logger = logging.getLogger("diffharmony")

@@ -10,11 +10,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.direction import check_directions
-from ..common.images import pad_to_multiple, paste_background as paste, resize_image, resize_mask, resize_values
+from ..common.images import pad_to_multiple, resize_image, resize_mask, resize_values
+from ..common.images import paste_background as paste
 from ..common.masks import binarize_mask, check_image_and_mask, check_range, mask_to_latent
-from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
 from ..harmony_vae.blocks import HarmonyCondition
 from ..refinement import HarmonyRefinement, refine
+from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
 
 Size = int | Literal["native"] | None
 LARGEST_DEFAULT = 1024

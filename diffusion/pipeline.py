@@ -14,9 +14,9 @@ from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
+from ..common.direction import check_directions
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ..refinement import HarmonyRefinement
-from ..common.direction import check_directions
 from .inference import Size, harmonize
 from .sampler import STEPS, Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file

@@ -12,9 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..common import sd_checkpoint
-from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, write_checkpoint
+from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, refuse_mislabelled, write_checkpoint
 from ..common.files import read_json
-from ..common.checkpoint import refuse_mislabelled
 
 logger = logging.getLogger("diffharmony")
 

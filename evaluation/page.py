@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..common.images import read_mask, read_picture
-from .measuring import Evaluation
 from ..dataset.predictions import PROBLEMS
+from .measuring import Evaluation
 from .metrics import FIGURES, LARGER_IS_BETTER, Measurement, range_of
 from .tables import DIFFERENT_IMAGES, EFFECTS, groups_of, kind_name, number, settings_text
 

@@ -12,8 +12,16 @@ import torch
 from diffusers import AutoencoderKL
 
 from ..common import sd_checkpoint
-from ..common.checkpoint import METADATA_TENSOR, Checkpoint, describe, load_strictly, metadata_tensor, write_checkpoint
-from ..common.checkpoint import open_model, refuse_mislabelled
+from ..common.checkpoint import (
+    METADATA_TENSOR,
+    Checkpoint,
+    describe,
+    load_strictly,
+    metadata_tensor,
+    open_model,
+    refuse_mislabelled,
+    write_checkpoint,
+)
 from .model import HarmonyVAE
 
 STABLE_DIFFUSION_WIDTHS = (128, 256, 512, 512)

@@ -11,18 +11,17 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from ..common.files import read_json, written_whole
-from ..common.run_folder import claim
-from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
-from ..dataset.same_files import same_file
-from ..common.run_folder import hold, let_go
-from ..dataset.pairs import Folders
 from ..common.processes import on_main
+from ..common.run_folder import claim, hold, let_go
+from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
+from ..dataset.pairs import Folders
+from ..dataset.same_files import same_file
 from .candidates import name_hash
 from .generate import Wanted, make_candidates
 from .manifest import MANIFEST, as_line, read_manifest
 from .settings import Recipe
-from .worker import Place
 from .sources import Source, list_path, listed_sources
+from .worker import Place
 
 AUGMENTATION = "augmentation.jsonl"
 

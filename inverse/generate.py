@@ -12,21 +12,20 @@ from typing import Any, Literal, NamedTuple
 import torch
 from accelerate.utils import gather_object
 
-from ..common.run_folder import claim
 from ..common.devices import cpu_threads
+from ..common.direction import check_inverse
 from ..common.files import check_folder
+from ..common.processes import on_main, processes
+from ..common.run_folder import UNFINISHED, claim, hold, let_go
 from ..dataset.layout import CANDIDATES, MASKS, REALS
+from ..dataset.pairs import Folders, name_some
 from ..diffusion.inference import working_size
 from ..diffusion.unet import load_unet
 from ..harmony_vae import load_harmony_vae
-from ..common.run_folder import UNFINISHED, hold, let_go
-from ..dataset.pairs import Folders, name_some
-from ..common.processes import on_main, processes
-from ..common.direction import check_inverse
 from .manifest import MANIFEST, Entry, Ledger
 from .settings import Recipe
-from .worker import Job, Place, make_share
 from .sources import Source
+from .worker import Job, Place, make_share
 
 logger = logging.getLogger("diffharmony")
 

@@ -13,8 +13,8 @@ import torch
 
 from ..common.files import written_whole
 from ..common.images import save_image, tensor_to_pil
-from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name
 from ..common.masks import check_image, check_image_and_mask
+from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name
 
 MASK = "1"  # a pair is added with one mask
 

@@ -16,11 +16,11 @@ import torch
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from ..classifier.inference import unharmonious_probability
+from ..classifier.model import HarmonyClassifier
 from ..common.files import written_whole
 from ..common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture
 from ..common.processes import on_main, processes
-from ..classifier.inference import unharmonious_probability
-from ..classifier.model import HarmonyClassifier
 from .manifest import Journal, as_line, join_journals, line_at, read_journals, read_records
 
 JOURNALS = ".scores"

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..classifier.checkpoint import load_harmony_classifier
 from ..common.files import read_json, written_whole
-from ..common.run_folder import digest
+from ..common.processes import on_main, processes
+from ..common.run_folder import digest, hold, let_go
 from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
 from ..dataset.same_files import same_file
-from ..common.run_folder import hold, let_go
-from ..common.processes import on_main, processes
-from ..classifier.checkpoint import load_harmony_classifier
 from .manifest import MANIFEST
 from .scoring import SCORE, Group, Manifest, score_candidates
 from .selection import REASONS, Choice, check_limits, choose_candidates

@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 
 from ..common.files import written_whole
 from ..common.images import grey_mask, open_image, pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
-from ..dataset.layout import MASKS, REALS, composite_name, place
 from ..common.masks import THRESHOLD
-from ..dataset.same_files import same_file
-from ..dataset.pairs import BadImage
 from ..common.processes import processes
+from ..dataset.layout import MASKS, REALS, composite_name, place
+from ..dataset.pairs import BadImage
+from ..dataset.same_files import same_file
 from .candidates import candidate_seed, draw_candidates
 from .manifest import Journal, Ledger
 from .settings import Recipe

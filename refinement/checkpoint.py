@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from ..common.checkpoint import Checkpoint, load_strictly, write_checkpoint
-from ..common.checkpoint import open_model
+from ..common.checkpoint import Checkpoint, load_strictly, open_model, write_checkpoint
 from .model import STAGE_SIZE, HarmonyRefinement
 
 KIND = "refinement"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ..common.images import paste_background as paste, resize_values
+from ..common.images import paste_background as paste
+from ..common.images import resize_values
 from ..common.masks import binarize_mask, check_image, check_image_and_mask, check_range
 from .model import HarmonyRefinement
 

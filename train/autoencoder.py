@@ -14,15 +14,15 @@ from diffusers import AutoencoderKL
 from einops import rearrange
 
 from ..common.checkpoint import read_checkpoint
+from ..common.processes import on_main
 from ..harmony_vae import HarmonyVAE, load_vae
 from ..harmony_vae.checkpoint import save_autoencoder
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
 from .data.batches import make_loader
 from .data.dataset import HarmonizationDataset
-from .loop import Task, fit, sample_noise
 from .dry_run import dry_run
-from ..common.processes import on_main
+from .loop import Task, fit, sample_noise
 from .pretrained import start_vae
 from .run.resume import take
 from .validation import psnr, validation_of

@@ -19,21 +19,26 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from ..classifier.checkpoint import load_backbone, load_harmony_classifier, save_harmony_classifier
+from ..classifier.model import CROP_MARGIN, INPUT_SIZE, RESNET50, SMALL, SMALL_WIDTHS, UNHARMONIOUS, HarmonyClassifier
 from ..common.files import written_whole
-from ..classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
-from ..classifier.model import HarmonyClassifier
-from ..classifier.checkpoint import load_backbone
-from ..classifier.model import CROP_MARGIN, INPUT_SIZE, RESNET50, SMALL, SMALL_WIDTHS, UNHARMONIOUS
+from ..common.processes import on_main, processes
 from ..common.sheets import labelled_sheet
-from .data.classifier_pairs import (
-    COMPOSITE_FEATURES, REAL_FEATURES, ClassifierPairs, HeldOut, cache_features, check_apart, photographs_of, split_photographs,
-)  # fmt: skip
 from .checks import check, check_one_size
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.classifier_pairs import (
+    COMPOSITE_FEATURES,
+    REAL_FEATURES,
+    ClassifierPairs,
+    HeldOut,
+    cache_features,
+    check_apart,
+    photographs_of,
+    split_photographs,
+)  # fmt: skip
+from .dry_run import dry_run
 from .hub import HubModel, parse_hub_id
 from .loop import Task, fit
-from .dry_run import dry_run
-from ..common.processes import on_main, processes
 from .pretrained import find_start
 from .run.resume import take
 from .validation import Validation

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..common.processes import on_main, processes
+from ..common.text import counted
 from .config import TrainingConfig, planned_steps
 from .data.dataset import HarmonizationDataset
-from .run.resume import check_goes_on
 from .loop import Task
-from ..common.processes import on_main, processes
+from .run.resume import check_goes_on
 from .run.state import check_steps, newest_state, step_of
 from .validation import Validation
-from ..common.text import counted
 
 logger = logging.getLogger("diffharmony")
 

@@ -17,17 +17,17 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from ..common.processes import agreed_path, on_main, processes
+from ..common.run_folder import hold, let_go
+from ..common.text import counted
 from .config import OptimConfig, RunConfig, planned_steps
 from .data.batches import BatchLoader, make_loader
 from .data.sampler import CounterBatches
-from ..common.run_folder import hold, let_go
-from .run.log import Losses, Overflows, RunLog
-from ..common.processes import agreed_path, on_main, processes
 from .run.accelerator import accelerated
+from .run.ema import Weights
+from .run.log import Losses, Overflows, RunLog
 from .run.state import check_steps, clear_log_after, collect, newest_state, read_state, write_state
 from .validation import Validation, validate
-from .run.ema import Weights
-from ..common.text import counted
 
 logger = logging.getLogger("diffharmony")
 

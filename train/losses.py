@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-
 ERRORS = {"squared": torch.nn.functional.mse_loss, "l1": torch.nn.functional.l1_loss}
 
 

@@ -21,18 +21,18 @@ import torch
 from torch import nn
 
 from ..common.direction import check_directions
-from ..diffusion.inference import harmonize, size_multiple
+from ..dataset.pairs import Pair
 from ..dataset.predictions import PredictionFolder
+from ..diffusion.inference import harmonize, size_multiple
 from ..refinement import HarmonyRefinement, load_refinement, save_refinement
 from ..refinement.stage import mask_to_stage_size, to_stage_size
-from .data.batches import Cut
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.batches import Cut
 from .data.dataset import HarmonizationDataset
-from ..dataset.pairs import Pair
+from .dry_run import dry_run
 from .loop import Task, fit
 from .losses import reconstruction_loss
-from .dry_run import dry_run
 from .pretrained import sampling_unet, start_vae
 from .run.resume import take
 from .validation import Validation, psnr, validation_of

@@ -16,22 +16,21 @@ from typing import Any, ClassVar, Literal
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
+from ..common.direction import Direction, condition_and_target
 from ..common.masks import mask_to_latent
+from ..common.processes import processes
 from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample_latents
 from ..diffusion.unet import attach, save_unet
-from ..common.direction import Direction
 from .checks import check, check_one_size
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
 from .data.dataset import HarmonizationDataset
 from .data.latents import cache_latents
+from .dry_run import dry_run
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import diffusion_loss
-from .dry_run import dry_run
-from ..common.processes import processes
-from ..common.direction import condition_and_target
 from .pretrained import start_unet, start_vae
-from .vae import example_batch
 from .run.resume import take
+from .vae import example_batch
 from .validation import psnr, validation_of
 
 SAMPLED_TIMESTEPS = (999, 749, 500, 250, 0)  # SPEC §2's five, as hosts round them

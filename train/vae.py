@@ -13,17 +13,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from ..common.direction import Direction, condition_and_target
 from ..common.masks import mask_to_latent
 from ..diffusion.sampler import sample_latents
 from ..harmony_vae import HarmonyVAE, save_harmony_vae
-from ..common.direction import Direction
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
 from .data.dataset import HarmonizationDataset
+from .dry_run import dry_run
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import reconstruction_loss
-from .dry_run import dry_run
-from ..common.direction import condition_and_target
 from .pretrained import sampling_unet, start_harmony_vae
 from .run.resume import take
 from .validation import psnr, validation_of

@@ -50,8 +50,8 @@ def run(config: TrainingStepBenchmark) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ...common.devices import keep_freed_memory
-    from ...train.data.batches import unpack
     from ...train.config import OptimConfig, RunConfig
+    from ...train.data.batches import unpack
     from ...train.loop import fit
     from ...train.vae import HarmonyVAETask, HarmonyVAETraining
 

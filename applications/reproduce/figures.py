@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from matplotlib.figure import Figure
+from PIL import Image
 
-from .paper import TABLES
-from .tables import Setting, prediction_folder, predictions_place, run_table
 from ...common.images import read_mask, read_picture
 from ...common.plots import save_figure
 from ...dataset.foreground_ratio import FIGURE_2_PAPER, FIGURE_2_THRESHOLD, draw_cumulative, foreground_shares
 from ...dataset.pairs import read_list
 from ...evaluation.tables import markdown_table
+from .paper import TABLES
+from .tables import Setting, prediction_folder, predictions_place, run_table
 
 EXAMPLES = 8
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 
-from ...dataset.layout import write_list
 from ...common.assets import TINY
+from ...dataset.layout import write_list
+from ...dataset.pairs import read_list
+from ...synthetic.dataset import write_test_set, write_training_set
 from ...train import refinement as train_refinement
 from ...train import vae as train_vae
 from ...train.config import DataConfig, RunConfig
-from ...dataset.pairs import read_list
-from ...synthetic.dataset import write_test_set, write_training_set
-from .table2_miniature import Small, augmented_trainings
 from .paper import TABLES, Method
 from .predict import predict
+from .table2_miniature import Small, augmented_trainings
 from .tables import Setting, find_models
 from .trainings import Training, train_all
 

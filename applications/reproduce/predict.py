@@ -12,14 +12,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...common.files import written_whole
-from ...common.run_folder import claim, digest
 from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, tensor_to_pil
+from ...common.processes import on_main
+from ...common.run_folder import claim, digest
+from ...dataset.pairs import Pair
 from ...diffusion.inference import harmonize
 from ...diffusion.unet import load_unet
 from ...harmony_vae import load_harmony_vae, load_vae
 from ...refinement import load_refinement
-from ...dataset.pairs import Pair
-from ...common.processes import on_main
 from .paper import Method
 
 STEPS = 5  # SPEC §2

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...dataset.layout import TRAIN_LIST
+from ...dataset.pairs import Folders
 from ...inverse.augmentation import augment
 from ...inverse.generate import Wanted, make_candidates
 from ...inverse.settings import Recipe
 from ...inverse.sources import list_path, listed_sources
+from ...synthetic.dataset import write_training_set
 from ...train import unet as train_unet
 from ...train.config import DataConfig, RunConfig
-from ...dataset.pairs import Folders
-from ...synthetic.dataset import write_training_set
 from .paper import GAMMAS, augmented_unet
 from .trainings import Training
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...dataset.pairs import Pair, read_list
 from ...common.processes import on_main
+from ...dataset.pairs import Pair, read_list
 from ...evaluation.evaluator import evaluate
 from ...evaluation.tables import markdown_table
 from .paper import FIGURES, Row, Table

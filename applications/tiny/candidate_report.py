@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ...common.run_folder import digest
+from ...common.assets import TINY
 from ...common.devices import find_device
 from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, save_image
-from ...dataset.layout import TEST_LIST
 from ...common.masks import binarize_mask
-from ...common.assets import TINY
+from ...common.run_folder import digest
+from ...dataset.layout import TEST_LIST
+from ...dataset.pairs import Pair, read_list
 from ...diffusion.unet import load_unet
 from ...harmony_vae import load_harmony_vae
-from ...dataset.pairs import Pair, read_list
 from ...inverse.candidates import candidate_seed, generate_candidates
 from ...inverse.distance import distances_from_real
 from .report_command import run_report, write_report

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ...common.run_folder import digest
-from ...common.devices import find_device
-from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture
-from ...dataset.layout import TEST_LIST
-from ...common.assets import TINY
-from ...dataset.pairs import Pair, read_list
 from ...classifier.checkpoint import load_harmony_classifier
 from ...classifier.inference import unharmonious_probability
-from ...classifier.model import HarmonyClassifier
 from ...classifier.measures import auc, draw_measures, measure_probabilities, measures_text
+from ...classifier.model import HarmonyClassifier
+from ...common.assets import TINY
+from ...common.devices import find_device
+from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture
+from ...common.run_folder import digest
+from ...dataset.layout import TEST_LIST
+from ...dataset.pairs import Pair, read_list
 from ...inverse.distance import distances_from_real
 from .planted import CANDIDATES, STRONG_FMSE, find_planted
 from .report_command import run_report, write_report

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
+from ...classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
+from ...common.assets import ROOT, TINY
 from ...common.checkpoint import read_checkpoint
 from ...dataset.layout import write_list
-from ...common.assets import ROOT, TINY
 from ...diffusion.unet import attach, load_unet, save_unet
 from ...harmony_vae import load_vae, save_harmony_vae
 from ...harmony_vae.checkpoint import save_autoencoder
-from ...classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
 from ...train import autoencoder, classifier, unet, vae
 from ...train.config import DataConfig, OptimConfig, RunConfig
 

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from ...common.images import load_image, load_mask, paste_background, tensor_to_pil
 from ...common.masks import binarize_mask
+from ...dataset.pairs import Pair
 from ...diffusion.inference import harmonize, size_multiple
 from ...diffusion.unet import load_unet
-from ...harmony_vae import HarmonyVAE, load_harmony_vae, load_vae
-from ...dataset.pairs import Pair
 from ...evaluation.baselines import colour_transfer
 from ...evaluation.metrics import Measurement, measure, summarize
+from ...harmony_vae import HarmonyVAE, load_harmony_vae, load_vae
 
 BASE_FILE, HARMONY_FILE, UNET_FILE = "vae.safetensors", "harmony_vae.safetensors", "harmonization_unet.safetensors"
 PIXELS_AT_ONCE = 4 * 256 * 256

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ...common.images import read_mask, read_picture
-from ...dataset.pairs import Pair
-from ...synthetic.recolor import change_light, foreground_mse, is_usable
 from ...classifier.inference import unharmonious_probability
 from ...classifier.model import HarmonyClassifier
+from ...common.images import read_mask, read_picture
+from ...dataset.pairs import Pair
 from ...inverse.selection import choose_candidates
+from ...synthetic.recolor import change_light, foreground_mse, is_usable
 
 CANDIDATES = 10
 STRONG_FMSE = 600.0  # iHarmony4's mean over its test composites is 594.67 (SPEC §9)

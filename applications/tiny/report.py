@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ...common.devices import keep_freed_memory
-from ...common.checkpoint import read_checkpoint
-from ...common.files import written_whole
 from ...common.assets import ROOT, TINY
+from ...common.checkpoint import read_checkpoint
+from ...common.devices import keep_freed_memory
+from ...common.files import written_whole
 from ...dataset.pairs import Pair, read_list
 from ...evaluation.metrics import RANGES, range_of, summarize
 from ...evaluation.tables import markdown_table, number

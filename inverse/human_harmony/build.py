@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ...common.run_folder import claim
+from ...classifier.checkpoint import load_harmony_classifier
 from ...common.files import written_whole
+from ...common.processes import on_main
+from ...common.run_folder import UNFINISHED, claim, hold, let_go
+from ...dataset.foreground_ratio import PICTURE, check_data_set, draw_shares
 from ...dataset.layout import CANDIDATES, COMPOSITES, MASKS, REALS, TEST_LIST, TRAIN_LIST, check_name, write_list
 from ...dataset.same_files import same_files
-from ...common.run_folder import UNFINISHED, hold, let_go
-from ...common.processes import on_main
-from ...classifier.checkpoint import load_harmony_classifier
 from ..generate import Wanted, load_pair, make_candidates
-from ..settings import Recipe
 from ..select_folder import Limits, select_in_folder
+from ..settings import Recipe
 from ..sources import Source
-from .masks import place_subjects
 from .dry_run import Input, check_report, counted, in_words
-from ...dataset.foreground_ratio import PICTURE, check_data_set, draw_shares
+from .masks import place_subjects
 from .split import TEST_SHARE, split_photographs
 
 logger = logging.getLogger("diffharmony")

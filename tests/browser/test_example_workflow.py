@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from diffharmony.dataset.pairs import read_list
 from diffharmony.tests.browser.author_workflow import numbered
 from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.browser.frontend import as_prompt, chromium, open_frontend
 from diffharmony.tests.host.comfy_server import REPOSITORY
-from diffharmony.dataset.pairs import read_list
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
 

@@ -17,11 +17,11 @@ def make_models(folder: Path) -> None:
     harmony_classifier and crop_classifier (needs a mask) (.safetensors) into `folder`."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    from diffharmony.classifier.checkpoint import save_harmony_classifier
+    from diffharmony.classifier.model import HarmonyClassifier
     from diffharmony.common.checkpoint import write_checkpoint
     from diffharmony.diffusion import save_unet
     from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
-    from diffharmony.classifier.checkpoint import save_harmony_classifier
-    from diffharmony.classifier.model import HarmonyClassifier
 
     torch.manual_seed(0)
     plain = AutoencoderKL(

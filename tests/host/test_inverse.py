@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffharmony.common.images import paste_background, tensor_to_pil
 from diffharmony.classifier.checkpoint import load_harmony_classifier
 from diffharmony.classifier.inference import unharmonious_probability
-from diffharmony.inverse import candidate_seed
+from diffharmony.common.images import paste_background, tensor_to_pil
 from diffharmony.common.sheets import labelled_sheet
+from diffharmony.inverse import candidate_seed
 from diffharmony.tests.host.comfy_client import run_prompt
 from diffharmony.tests.host.inverse_prompts import build_dataset, inverse
 from diffharmony.tests.host.prompts import added, changed, harmonize, node, without

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffharmony.dataset.pairs import read_list
 from diffharmony.tests.host.inverse_prompts import build_dataset
 from diffharmony.tests.host.prompts import added, node
 from diffharmony.tests.host.test_workflow import pixels
-from diffharmony.dataset.pairs import read_list
 
 
 def pair(dataset: str, subset: str = "Generated", name: str = "pair", **inputs):

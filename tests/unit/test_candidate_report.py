@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from diffharmony.common.images import load_image
-from diffharmony.common.assets import TINY
 from diffharmony.applications.tiny.candidate_report import CandidateReport, make_report, measure_candidates, report_text
+from diffharmony.common.assets import TINY
+from diffharmony.common.images import load_image
 from diffharmony.tests.unit.made_training import make_pairs
 
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from diffharmony.common.run_folder import claim, digest
-from diffharmony.common.assets import TINY
 from diffharmony.applications.reproduce.paper import TABLES
 from diffharmony.applications.reproduce.predict import STEPS
 from diffharmony.applications.reproduce.tables import prediction_folder, predictions_place
+from diffharmony.common.assets import TINY
+from diffharmony.common.run_folder import claim, digest
 from diffharmony.dataset.pairs import read_list
 
 

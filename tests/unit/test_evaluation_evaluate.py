@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from diffharmony.__main__ import main
-from diffharmony.evaluation import BASELINES, CONVENTIONS, colour_transfer, evaluate, measure, summarize
 from diffharmony.commands.evaluate import EvaluateConfig
+from diffharmony.evaluation import BASELINES, CONVENTIONS, colour_transfer, evaluate, measure, summarize
 from diffharmony.train.config import DataConfig
 from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
 

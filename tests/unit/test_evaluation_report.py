@@ -10,12 +10,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from diffharmony.applications.benchmarks import decode as benchmark
+from diffharmony.applications.tiny.measures import METHODS, Row, load_models, thirds
+from diffharmony.applications.tiny.plots import representative
+from diffharmony.applications.tiny.report import TinyReport, check_targets, make_report, markdown
 from diffharmony.common.images import load_image, load_mask, tensor_to_pil
 from diffharmony.diffusion import harmonize, load_unet, save_unet
 from diffharmony.evaluation import Measurement, measure
-from diffharmony.applications.tiny.plots import representative
-from diffharmony.applications.tiny.measures import METHODS, Row, load_models, thirds
-from diffharmony.applications.tiny.report import TinyReport, check_targets, make_report, markdown
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, save_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.train.unet import Architecture, make_unet

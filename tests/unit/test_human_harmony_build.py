@@ -15,11 +15,11 @@ from PIL import Image
 from diffharmony.__main__ import main
 from diffharmony.classifier.checkpoint import save_harmony_classifier
 from diffharmony.classifier.model import HarmonyClassifier
+from diffharmony.dataset.pairs import read_list
 from diffharmony.inverse.human_harmony.split import split_photographs
 from diffharmony.inverse.manifest import read_manifest
 from diffharmony.tests.unit.made_human_harmony import box, name_of, row, write_mask, write_photograph, write_table
 from diffharmony.tests.unit.made_inverse import contents, write_inverse_pair
-from diffharmony.dataset.pairs import read_list
 
 HEIGHT, WIDTH, K, COUNT = 40, 32, 2, 10
 NAMES = [name_of(index) for index in range(1, COUNT + 1)]

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffharmony.dataset.same_files import same_files
 from diffharmony.inverse.human_harmony.damage import Damage

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffharmony.inverse.human_harmony.rle import RunMask, merge_runs, parse_runs
 from diffharmony.tests.unit.made_human_harmony import encode

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffharmony.common.images import (
-    check_image_path, eight_bit, image_info, load_image, load_mask, open_image, pad_to_multiple, paste_background, resize_image, resize_mask, save_image, tensor_to_pil,
+    check_image_path,
+    eight_bit,
+    image_info,
+    load_image,
+    load_mask,
+    open_image,
+    pad_to_multiple,
+    paste_background,
+    resize_image,
+    resize_mask,
+    save_image,
+    tensor_to_pil,
 )
 from diffharmony.common.masks import binarize_mask, check_image_and_mask, mask_to_latent
 

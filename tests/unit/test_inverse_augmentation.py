@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffharmony.__main__ import main
+from diffharmony.dataset.pairs import read_list
 from diffharmony.inverse.augmentation import added_per_pair, choose_numbers
 from diffharmony.inverse.manifest import read_manifest
 from diffharmony.tests.unit.made_inverse import command, contents, write_inverse_pair, write_photographs
 from diffharmony.tests.unit.made_training import vae_config, write_vae
 from diffharmony.train import vae
-from diffharmony.dataset.pairs import read_list
 
 PAIRS, COMPOSITES = 5, 8
 

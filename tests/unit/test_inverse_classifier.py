@@ -5,22 +5,26 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torchvision import models, transforms
 
-from diffharmony.common.checkpoint import read_checkpoint, write_checkpoint
-from diffharmony.classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
+from diffharmony.classifier.checkpoint import load_backbone, load_harmony_classifier, save_harmony_classifier
 from diffharmony.classifier.inference import unharmonious_probability
-from diffharmony.classifier.model import HarmonyClassifier
-from diffharmony.classifier.checkpoint import load_backbone
 from diffharmony.classifier.measures import (
-    auc, calibration_curve, draw_measures, expected_calibration_error, measure_probabilities, roc_curve,
+    auc,
+    calibration_curve,
+    draw_measures,
+    expected_calibration_error,
+    measure_probabilities,
+    roc_curve,
 )  # fmt: skip
-from diffharmony.classifier.model import LEAST_CROP, masked_box
+from diffharmony.classifier.model import LEAST_CROP, HarmonyClassifier, masked_box
+from diffharmony.common.checkpoint import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture(scope="module")

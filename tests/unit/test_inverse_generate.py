@@ -12,11 +12,11 @@ from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.dataset.layout import CANDIDATES
+from diffharmony.dataset.pairs import Folders
 from diffharmony.inverse import candidate_seed
 from diffharmony.inverse.manifest import Ledger, read_manifest
 from diffharmony.inverse.sources import folder_sources, listed_sources
 from diffharmony.tests.unit.made_inverse import PHOTOGRAPHS, command, contents, write_inverse_pair, write_photographs
-from diffharmony.dataset.pairs import Folders
 
 K = 4
 PAIRS = [(subset, image, mask) for subset, image, masks, _ in PHOTOGRAPHS for mask in masks]

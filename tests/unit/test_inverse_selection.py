@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from diffharmony.__main__ import main as run_command
-from diffharmony.inverse import choose_candidates
 from diffharmony.classifier.checkpoint import load_harmony_classifier, save_harmony_classifier
 from diffharmony.classifier.inference import unharmonious_probability
 from diffharmony.classifier.model import HarmonyClassifier
+from diffharmony.dataset.pairs import read_list
+from diffharmony.inverse import choose_candidates
 from diffharmony.inverse.scoring import JOURNALS
 from diffharmony.inverse.selection import NOT_FINITE, TOO_FAR, TOO_NEAR, TOO_SURE
 from diffharmony.tests.unit.made_inverse import contents
-from diffharmony.dataset.pairs import read_list
 
 SIDE, COUNT = 40, 10
 PAIRS = (("HCOCO", "a1", "1"), ("HCOCO", "a1", "2"), ("HFlickr", "größe 3", "1"))

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from diffharmony.common.images import load_image, load_mask
+from diffharmony.dataset.pairs import read_list
 from diffharmony.inverse import pairs
 from diffharmony.inverse.pairs import save_pair
-from diffharmony.dataset.pairs import read_list
 
 
 def pictures(count=1, height=20, width=24, seed=0):

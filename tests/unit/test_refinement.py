@@ -9,7 +9,8 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 from diffusers import AutoencoderKL
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from safetensors.torch import load_file, safe_open, save_file

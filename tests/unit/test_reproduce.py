@@ -15,17 +15,17 @@ from accelerate import PartialState
 from PIL import Image
 
 from diffharmony.__main__ import main
-from diffharmony.diffusion import harmonize, load_unet
 from diffharmony.applications.reproduce.figures import draw_figure_2, draw_figure_3
-from diffharmony.dataset.foreground_ratio import foreground_shares
-from diffharmony.applications.reproduce.table2_miniature import Small
-from diffharmony.common.assets import TINY
 from diffharmony.applications.reproduce.miniature import Miniature, make_setting
 from diffharmony.applications.reproduce.paper import MINIATURES, TABLES, Method, Row, Table
+from diffharmony.applications.reproduce.table2_miniature import Small
 from diffharmony.applications.reproduce.tables import Setting, find_models, markdown, prediction_folder, predictions_place, run_table
-from diffharmony.harmony_vae import load_harmony_vae
+from diffharmony.common.assets import TINY
 from diffharmony.common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
+from diffharmony.dataset.foreground_ratio import foreground_shares
 from diffharmony.dataset.pairs import read_list
+from diffharmony.diffusion import harmonize, load_unet
+from diffharmony.harmony_vae import load_harmony_vae
 
 SIDE, COUNT = 64, 4
 

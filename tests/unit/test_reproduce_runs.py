@@ -10,18 +10,18 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 
-from diffharmony.common.checkpoint import write_checkpoint
 from diffharmony.applications.reproduce import tables as run
-from diffharmony.dataset.foreground_ratio import foreground_shares
 from diffharmony.applications.reproduce.miniature import Miniature, make_setting
-from diffharmony.common.assets import TINY
 from diffharmony.applications.reproduce.paper import Method, Row, Table
 from diffharmony.applications.reproduce.predict import fingerprint, predict
 from diffharmony.applications.reproduce.tables import Setting, find_models, run_table
 from diffharmony.applications.reproduce.trainings import VERDICT, Training, train_all
+from diffharmony.common.assets import TINY
+from diffharmony.common.checkpoint import write_checkpoint
+from diffharmony.dataset.foreground_ratio import foreground_shares
+from diffharmony.dataset.pairs import read_list
 from diffharmony.tests.unit.test_reproduce import write_data
 from diffharmony.train.config import RunConfig
-from diffharmony.dataset.pairs import read_list
 
 LIST = "IHD_test.txt"
 STATE = PartialState(cpu=True)

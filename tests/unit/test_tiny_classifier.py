@@ -5,10 +5,10 @@ All of them: `python -m diffharmony.applications.tiny.classifier_report --data .
 
 from pathlib import Path
 
-from diffharmony.classifier.checkpoint import load_harmony_classifier
-from diffharmony.classifier.measures import measure_probabilities
 from diffharmony.applications.tiny.classifier_report import score_pairs
 from diffharmony.applications.tiny.planted import find_planted
+from diffharmony.classifier.checkpoint import load_harmony_classifier
+from diffharmony.classifier.measures import measure_probabilities
 from diffharmony.dataset.pairs import read_list
 from diffharmony.synthetic.dataset import write_test_set
 

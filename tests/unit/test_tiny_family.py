@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from diffharmony.applications.tiny.measures import BASE_FILE, HARMONY_FILE, UNET_FILE, decode_gains, load_models
 from diffharmony.common.images import load_image, load_mask, tensor_to_pil
+from diffharmony.dataset.pairs import read_list
 from diffharmony.diffusion import harmonize
 from diffharmony.evaluation import measure
-from diffharmony.applications.tiny.measures import BASE_FILE, HARMONY_FILE, UNET_FILE, decode_gains, load_models
-from diffharmony.dataset.pairs import read_list
 from diffharmony.synthetic.dataset import write_test_set
 
 ASSETS = Path(__file__).parents[2] / "assets" / "tiny"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 

@@ -7,24 +7,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torchvision import models
 
 from diffharmony.__main__ import main as run_command
-from diffharmony.common.checkpoint import read_checkpoint
-from diffharmony.classifier.checkpoint import load_harmony_classifier
-from diffharmony.classifier.model import HarmonyClassifier
 from diffharmony.applications.tiny.classifier_report import ClassifierReport, make_report, report_text
 from diffharmony.applications.tiny.planted import STRONG_FMSE, plant
-from diffharmony.train.data.dataset.dataset.batches import Cut
+from diffharmony.classifier.checkpoint import load_harmony_classifier
+from diffharmony.classifier.model import HarmonyClassifier
+from diffharmony.common.checkpoint import read_checkpoint
+from diffharmony.dataset.pairs import Pair, read_list
 from diffharmony.train.classifier import ClassifierArchitecture, ClassifierTask, ClassifierTraining, load_data, main, start_classifier
-from diffharmony.train.data.dataset.dataset.classifier_pairs import cache_features
-from diffharmony.train.data.dataset.dataset.classifier_pairs import ClassifierPairs, check_apart, photographs_of, split_photographs, treat_alike
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
-from diffharmony.dataset.pairs import read_list
-from diffharmony.dataset.pairs import Pair
+from diffharmony.train.data.dataset.dataset.batches import Cut
+from diffharmony.train.data.dataset.dataset.classifier_pairs import (
+    ClassifierPairs,
+    cache_features,
+    check_apart,
+    photographs_of,
+    split_photographs,
+    treat_alike,
+)
 
 SIDE, PHOTOGRAPHS = 48, 40
 

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from diffharmony.dataset.pairs import BadImage
+from diffharmony.dataset.pairs import BadImage, Pair
 from diffharmony.train.data.dataset.dataset.crops import _two_level, read_cut
-from diffharmony.dataset.pairs import Pair
 
 
 def ellipses(rng, width, height, count):

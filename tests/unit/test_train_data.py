@@ -8,17 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from diffharmony.dataset.pairs import Pair, read_list
 from diffharmony.tests.unit.made_pairs import config_of, own, root  # noqa: F401
-from diffharmony.train.data.dataset.dataset.crops import on_grid, read_cut, reduction
-from diffharmony.dataset.pairs import read_list
-from diffharmony.train.data.dataset.dataset.crops import draw_crop
+from diffharmony.train.data.dataset.dataset.crops import draw_crop, on_grid, read_cut, reduction
 from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
 from diffharmony.train.data.dataset.dataset.sampler import CounterBatches, ShuffledStream
-from diffharmony.dataset.pairs import Pair
 
 
 class TestLists:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffharmony.common.run_folder import UNFINISHED
 from diffharmony.tests.unit.made_training import vae_command, vae_config, weights_of
 from diffharmony.train import vae
-from diffharmony.common.run_folder import UNFINISHED
 from diffharmony.train.run.state import newest_state
 
 HERE = "diffharmony.tests.unit.test_train_disk"

@@ -14,7 +14,13 @@ from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.tests.unit.hub_server import HubServer
 from diffharmony.tests.unit.made_starts import (
-    empty_prompt, make_text_encoder, make_unet, make_vae, same_weights, write_data, write_pipeline,
+    empty_prompt,
+    make_text_encoder,
+    make_unet,
+    make_vae,
+    same_weights,
+    write_data,
+    write_pipeline,
 )  # fmt: skip
 from diffharmony.train.hub import parse_hub_id
 

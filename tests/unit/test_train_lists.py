@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from diffharmony.tests.unit.made_training import make_pairs
 from diffharmony.dataset.pairs import read_list
+from diffharmony.tests.unit.made_training import make_pairs
 
 
 @pytest.mark.parametrize("slash", ["/", "\\"])

@@ -11,16 +11,14 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from diffharmony.dataset.pairs import BadImage, read_list
 from diffharmony.tests.unit.made_pairs import config_of, own, root, steps, write_pairs  # noqa: F401
-from diffharmony.train.data.dataset.dataset.batches import unpack
 from diffharmony.train.checks import check
 from diffharmony.train.config import OptimConfig, RunConfig, TrainingConfig
-from diffharmony.dataset.pairs import BadImage
-from diffharmony.dataset.pairs import read_list
-from diffharmony.train.data.dataset.dataset.batches import make_loader
+from diffharmony.train.data.dataset.dataset.batches import make_loader, unpack
 from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
-from diffharmony.train.data.dataset.dataset.sampler import CounterBatches
 from diffharmony.train.data.dataset.dataset.latents import cache_latents
+from diffharmony.train.data.dataset.dataset.sampler import CounterBatches
 
 
 class TestSamples:

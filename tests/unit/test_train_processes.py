@@ -1,12 +1,10 @@
 """Several processes, precision, accumulation: the same training. Sharded weights are in test_train_sharded.py."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -148,6 +146,7 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
         ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params must be false"),
         ({**FSDP, "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"}, "fsdp_auto_wrap_policy must be NO_WRAP or TRANSFORMER_BASED_WRAP"),
         (FSDP, "FSDP must run on GPUs"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "by FSDP 2, or not at all, got DeepSpeed"),
     ],
 )
 def test_what_accelerate_was_told_otherwise(monkeypatch, environment, message):

@@ -13,11 +13,10 @@ from diffharmony.__main__ import main
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
 from diffharmony.tests.unit.made_training import small_vae, unet_config, vae_command, vae_config
 from diffharmony.train import autoencoder, classifier, refinement, unet, vae
-from diffharmony.train.checks import check
+from diffharmony.train.checks import check, settle
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
-from diffharmony.train.loop import Task
 from diffharmony.train.dry_run import measure_activations, size_of
-from diffharmony.train.checks import settle
+from diffharmony.train.loop import Task
 
 
 class TestRefusals:

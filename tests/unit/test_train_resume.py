@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from diffharmony.common.checkpoint import read_checkpoint
+from diffharmony.common.run_folder import UNFINISHED, clear_unfinished
 from diffharmony.tests.unit.made_training import make_pairs, vae_command, vae_config, weights_of
 from diffharmony.train import vae
 from diffharmony.train.config import OptimConfig, RunConfig
-from diffharmony.common.run_folder import UNFINISHED, clear_unfinished
 from diffharmony.train.loop import Task, fit
 from diffharmony.train.run.state import check_whole, newest_state, write_state
 

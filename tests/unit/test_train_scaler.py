@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from diffharmony.train.run import accelerator as processes
 from diffharmony.train.config import OptimConfig, RunConfig
-from diffharmony.train.run.log import Overflows
 from diffharmony.train.loop import Task, fit
+from diffharmony.train.run import accelerator as processes
+from diffharmony.train.run.log import Overflows
 from diffharmony.train.run.state import newest_state
 
 STEPS = 30

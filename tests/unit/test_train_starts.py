@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from diffharmony.common import sd_checkpoint
@@ -17,7 +18,15 @@ from diffharmony.diffusion.convert import Sources, convert_models
 from diffharmony.diffusion.unet import widen_input
 from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.tests.unit.made_starts import (
-    empty_prompt, make_text_encoder, make_unet, make_vae, run_options, same_config, same_weights, write_data, write_pipeline,
+    empty_prompt,
+    make_text_encoder,
+    make_unet,
+    make_vae,
+    run_options,
+    same_config,
+    same_weights,
+    write_data,
+    write_pipeline,
 )  # fmt: skip
 from diffharmony.tests.unit.original_layout import original_text_encoder, original_unet, original_vae
 from diffharmony.train import unet as train_unet

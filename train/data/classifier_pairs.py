@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torchvision.io import decode_jpeg, encode_jpeg
 
-from ...dataset.same_files import same_files
 from ...classifier.model import HarmonyClassifier
+from ...dataset.pairs import Pair
+from ...dataset.same_files import same_files
+from ..config import DataConfig
 from .batches import Cut, make_loader
 from .cached import CachedDataset, Views, cached, cut_settings, files_of
-from ..config import DataConfig
 from .dataset import HarmonizationDataset
 from .sampler import ShuffledStream
-from ...dataset.pairs import Pair
 
 COMPOSITE_FEATURES, REAL_FEATURES = "composite_features", "real_features"
 JPEG_QUALITY = (40, 96)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from .batches import BatchLoader, Cut, make_loader, pack, unpack
+from ...dataset.pairs import BadImage, Folders, Pair, find_pairs, missing_files, name_some, read_list
 from ..config import DataConfig
-from ...dataset.pairs import BadImage
+from .batches import BatchLoader, Cut, make_loader, pack, unpack
 from .crops import draw_crop, read_cut
-from ...dataset.pairs import Folders, Pair, find_pairs, missing_files, name_some, read_list
 from .sampler import CounterBatches, ShuffledStream
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from ...common.direction import condition_and_target
 from ...common.masks import mask_to_latent
 from .cached import CachedDataset, Views, cached, cut_settings, files_of
 from .dataset import HarmonizationDataset
-from ...common.direction import condition_and_target
 
 
 def cache_latents(
