@@ -105,8 +105,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     kind, prog = getattr(module, command.config), f"diffharmony {name}"
     if isinstance(kind, dict):
         config = tyro.extras.overridable_config_cli(kind, args=arguments, prog=prog, description=module.__doc__)
-        settle = importlib.import_module(".train.checks", package=__package__).settle
-        config = settle(config, arguments)
+        resolve_overrides = importlib.import_module(".train.checks", package=__package__).resolve_overrides
+        config = resolve_overrides(config, arguments)
     else:
         # tyro's own reading of a docstring drops its examples
         config = tyro.cli(kind, args=arguments, prog=prog, description=inspect.getdoc(kind))

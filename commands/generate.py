@@ -33,15 +33,15 @@ class GenerateConfig(RecipeOptions):
 
 def run_generate(config: GenerateConfig) -> dict[str, Any]:
     """Run `diffharmony generate`. Returns: what --json prints."""
-    from ..dataset.pairs import Folders
+    from ..dataset.pairs import DirectoryIndex
     from ..inverse.generate import Wanted, make_candidates
     from ..inverse.sources import folder_sources, list_path, listed_sources, only_named
 
     check_options(config)
     if config.list is None:
-        sources = folder_sources(config.data, Folders())[: config.limit]
+        sources = folder_sources(config.data, DirectoryIndex())[: config.limit]
     else:
-        sources, _ = listed_sources(config.data, list_path(config.data, config.list), Folders(), config.limit)
+        sources, _ = listed_sources(config.data, list_path(config.data, config.list), DirectoryIndex(), config.limit)
     wanted = [Wanted(source, range(1, config.candidates + 1)) for source in sources]
     if config.only:
         wanted = [Wanted(source, ks) for source, ks in only_named(config.only, sources)]

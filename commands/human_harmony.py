@@ -77,7 +77,7 @@ class HumanHarmonyConfig(RecipeOptions):
     on_bad_image: OnBad = "skip"
     """What to do about a photograph or mask that is absent, damaged, or of another size: leave it out and report it, or stop."""
     report: Path | None = None
-    """Write the damage here instead of <out>/damage.jsonl. The only file that --dry-run writes."""
+    """Write the problems here instead of <out>/damage.jsonl. The only file that --dry-run writes."""
     batch_size: int = 32
     """Images that the classifier sees at once."""
     workers: int = 2
@@ -115,26 +115,26 @@ def _plan(config: HumanHarmonyConfig) -> dict[str, Any]:
 
 
 def _build(config: HumanHarmonyConfig) -> dict[str, Any]:
-    from ..inverse.human_harmony.build import Making, build_data_set
+    from ..inverse.human_harmony.build import BuildOptions, build_data_set
     from ..inverse.select_folder import Limits
 
     limits = Limits(1, config.min_distance, config.max_distance, config.max_score)
-    making = Making(
+    options = BuildOptions(
         recipe_of(config), config.candidates, config.classifier, limits, config.test_share, config.iharmony4, config.batch_size,
         config.workers,
     )  # fmt: skip
-    return build_data_set(_input(config), making, config.out, subset=config.subset, report=config.report)
+    return build_data_set(_input(config), options, config.out, subset=config.subset, report=config.report)
 
 
 def _input(config: HumanHarmonyConfig):
-    from ..inverse.human_harmony.dry_run import Input
+    from ..inverse.human_harmony.dry_run import InputSpec
     from ..inverse.human_harmony.filters import Filters, read_keep_list
 
     keep = None if config.keep_list is None else read_keep_list(config.keep_list)
     filters = Filters(
         keep, frozenset(config.require_classes), frozenset(config.drop_classes), config.min_classes, config.min_share, config.max_share
     )  # fmt: skip
-    return Input(config.data, config.csv, config.masks, filters, config.on_bad_row, config.on_bad_image, config.limit)
+    return InputSpec(config.data, config.csv, config.masks, filters, config.on_bad_row, config.on_bad_image, config.limit)
 
 
 def summary(result: dict[str, Any]) -> str:

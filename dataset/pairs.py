@@ -33,7 +33,7 @@ class Pair:
     subset: str
 
 
-class Folders:
+class DirectoryIndex:
     """Which files there are, by one listing of each folder: a look-up per file takes minutes on a network drive."""
 
     def __init__(self):
@@ -54,7 +54,7 @@ def read_list(root: Path, list_file: str) -> list[Pair]:
     Raises: FileNotFoundError when the root or list is missing, or a listed mask or real image is; ValueError for an empty list
     or a line that is no composite path. Source: SPEC §7.
     """
-    folders = Folders()
+    folders = DirectoryIndex()
     pairs = find_pairs(root, list_file, folders)
     for pair in pairs:
         for path in (pair.real, pair.mask):
@@ -63,7 +63,7 @@ def read_list(root: Path, list_file: str) -> list[Pair]:
     return pairs
 
 
-def find_pairs(root: Path, list_file: str, folders: Folders) -> list[Pair]:
+def find_pairs(root: Path, list_file: str, folders: DirectoryIndex) -> list[Pair]:
     """As read_list, whether the images exist or not."""
     path = root / list_file
     if not path.is_file():
@@ -78,7 +78,7 @@ def find_pairs(root: Path, list_file: str, folders: Folders) -> list[Pair]:
     return pairs
 
 
-def missing_files(pairs: Iterable[Pair], folders: Folders) -> list[Path]:
+def missing_files(pairs: Iterable[Pair], folders: DirectoryIndex) -> list[Path]:
     """The composites, masks and real images that do not exist, each once, in the list's order."""
     missing: dict[Path, None] = {}
     for pair in tqdm(pairs, desc="files", unit="pair", delay=BAR_DELAY, leave=False, dynamic_ncols=True):
@@ -114,7 +114,7 @@ def _composite_name(line: str, path: Path, number: int) -> str:
     return name if "/" in name else name.replace("\\", "/")
 
 
-def _pair(root: Path, name: str, path: Path, number: int, folders: Folders) -> Pair:
+def _pair(root: Path, name: str, path: Path, number: int, folders: DirectoryIndex) -> Pair:
     # strings, since a hundred thousand Paths to look at take seconds
     folder, file = os.path.split(name)
     subset, kind = os.path.split(folder)
@@ -131,7 +131,7 @@ def _pair(root: Path, name: str, path: Path, number: int, folders: Folders) -> P
     return Pair(root / name, found_mask, real, os.path.basename(subset) or root.name)
 
 
-def existing(stem: str, suffix: str, folders: Folders) -> Path:
+def existing(stem: str, suffix: str, folders: DirectoryIndex) -> Path:
     """The file of this path without suffix: of `suffix`, else of the other suffix that iHarmony4-like sets use, where there is one."""
     suffixes = dict.fromkeys((suffix, ".jpg", ".png"))
     return Path(stem + next((one for one in suffixes if folders.has(stem + one)), suffix))

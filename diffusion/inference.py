@@ -31,12 +31,12 @@ class _Working(NamedTuple):
     padded_mask: torch.Tensor
 
 
-class Conditioned:
+class ConditionedSampler:
     """Condition images with their masks, and the models that sample under them. See `harmonize` for all arguments.
 
     image: [B, 3, H, W], floating, -1..1, any size. mask: [B or 1, 1, H, W], 0..1. name: what errors call the image.
-    Checks at once, and computes when first drawn from: E's latent and the mask at latent size, and for a conditional decode
-    E_c's features. Each is computed once, and kept for all later draws.
+    Checks at once, and computes when first sampled from: E's latent and the mask at latent size, and for a conditional decode
+    E_c's features. Each is computed once, and kept for all later samples.
     Raises: ValueError for shapes, ranges, directions or options that do not fit.
     """
 
@@ -67,7 +67,7 @@ class Conditioned:
         self._device = torch.device(device) if device is not None else unet.device
 
     @torch.no_grad()
-    def draw(
+    def sample(
         self,
         generators: Sequence[torch.Generator],
         *,
@@ -226,7 +226,7 @@ def harmonize(
     Raises: ValueError for shapes, ranges or options that do not fit; RuntimeError when half precision overflowed.
     Source: SPEC §2, §3, §10; DESIGN.md "Contracts".
     """
-    conditioned = Conditioned(
+    conditioned = ConditionedSampler(
         vae,
         unet,
         composite,
@@ -240,4 +240,4 @@ def harmonize(
         device=device,
     )
     generators = sample_generators(seed, conditioned.original.shape[0])
-    return conditioned.draw(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
+    return conditioned.sample(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 
-class PackedConvolutions:
+class PrepackedConvolutions:
     """A context manager: within it the model's 3x3 convolutions compute with packed weights, each packed at its first use and kept for
     later entries. Without gradients. Elsewhere than in float32 on an x86 CPU it changes nothing.
 
@@ -24,7 +24,7 @@ class PackedConvolutions:
         self._convolutions = [_Packed(module) for module in model.modules() if _can_be_packed(module)] if _is_supported() else []
         self._before: list[list] = []
 
-    def __enter__(self) -> PackedConvolutions:
+    def __enter__(self) -> PrepackedConvolutions:
         self._before.append([packed.convolution.__dict__.get("_conv_forward") for packed in self._convolutions])
         for packed in self._convolutions:
             packed.convolution._conv_forward = packed

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .metrics import FIGURES, LARGER_IS_BETTER, RANGES, Measurement, range_of
+from .metrics import METRICS, LARGER_IS_BETTER, RANGES, Measurement, range_of
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -38,7 +38,7 @@ def bootstrap_interval(values: np.ndarray, *, resamples: int = RESAMPLES, seed: 
 def intervals(measurements: Sequence[Measurement], *, resamples: int, seed: int) -> dict[str, list[float] | None]:
     """Per figure [low, high] of its mean over these images; None where no image has it."""
     found: dict[str, list[float] | None] = {}
-    for figure, field in FIGURES.items():
+    for figure, field in METRICS.items():
         values = np.array([getattr(item, field) for item in measurements])
         values = values[~np.isnan(values)]
         found[figure] = list(bootstrap_interval(values, resamples=resamples, seed=seed)) if len(values) else None
@@ -73,11 +73,11 @@ def compare(
 
 
 def _group(members: Sequence[tuple[Measurement, Measurement, str]], resamples: int, seed: int) -> dict[str, Any]:
-    return {"count": len(members), **{figure: _difference(members, figure, resamples, seed) for figure in FIGURES}}
+    return {"count": len(members), **{figure: _difference(members, figure, resamples, seed) for figure in METRICS}}
 
 
 def _difference(members: Sequence[tuple[Measurement, Measurement, str]], figure: str, resamples: int, seed: int) -> dict[str, Any] | None:
-    field = FIGURES[figure]
+    field = METRICS[figure]
     values = np.array([getattr(b, field) - getattr(a, field) for a, b, _ in members], dtype=np.float64)
     values = values[~np.isnan(values)]
     if not len(values):

@@ -13,14 +13,14 @@ from .conventions import CONVENTIONS, Convention, Errors, Side, find_convention,
 from .resizing import Box
 
 __all__ = [
-    "CONVENTIONS", "FIGURES", "LARGER_IS_BETTER", "RANGES", "Measurement", "Target", "foreground_box", "measure", "measure_arrays",
+    "CONVENTIONS", "METRICS", "LARGER_IS_BETTER", "RANGES", "Measurement", "Target", "foreground_box", "measure", "measure_arrays",
     "measure_target", "psnr", "range_of", "summarize",
 ]  # fmt: skip
 
 SIZE = 256  # the side that published figures are measured at
 PSNR_CAP = 100.0  # dB; two equal images have no finite PSNR, and one such would swallow a mean
 RANGES = {"0-5": (0.0, 0.05), "5-15": (0.05, 0.15), "15-100": (0.15, math.inf)}  # foreground share, per cent; upper end excluded
-FIGURES = {"PSNR": "psnr", "MSE": "mse", "fMSE": "fmse", "bMSE": "bmse"}
+METRICS = {"PSNR": "psnr", "MSE": "mse", "fMSE": "fmse", "bMSE": "bmse"}
 LARGER_IS_BETTER = ("PSNR",)
 
 
@@ -38,9 +38,9 @@ class Measurement:
     bmse: float
     foreground: float
 
-    def figures(self) -> dict[str, float | None]:
+    def values(self) -> dict[str, float | None]:
         """{"PSNR": ..., "MSE": ..., "fMSE": ..., "bMSE": ...}, None for NaN."""
-        values = {figure: getattr(self, field) for figure, field in FIGURES.items()}
+        values = {figure: getattr(self, field) for figure, field in METRICS.items()}
         return {figure: None if math.isnan(value) else value for figure, value in values.items()}
 
 
@@ -167,7 +167,7 @@ def summarize(measurements: Iterable[Measurement]) -> dict[str, float | int | No
     """
     measurements = list(measurements)
     summary: dict[str, float | int | None] = {}
-    for figure, field in FIGURES.items():
+    for figure, field in METRICS.items():
         values = [value for value in (getattr(item, field) for item in measurements) if not math.isnan(value)]
         summary[figure] = float(np.mean(values)) if values else None
     summary["count"] = len(measurements)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..common.images import read_mask, read_picture
 from ..dataset.predictions import PROBLEMS
 from .measuring import Evaluation
-from .metrics import FIGURES, LARGER_IS_BETTER, Measurement, range_of
+from .metrics import METRICS, LARGER_IS_BETTER, Measurement, range_of
 from .tables import DIFFERENT_IMAGES, EFFECTS, groups_of, kind_name, number, settings_text
 
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")  # a jinja2 template with its style and script inside
@@ -55,7 +55,7 @@ def page(evaluation: Evaluation, result: dict[str, Any], *, cases: int, progress
         bar = tqdm(made, total=len(chosen), desc="Pictures", unit="image", disable=not progress, delay=2, dynamic_ncols=True)
         pictures = dict(zip(chosen, bar))
     data = {
-        "figures": list(FIGURES),
+        "figures": list(METRICS),
         "methods": labels,
         "groups": list(dict.fromkeys(column.method for column in columns)),
         "titles": ["composite", "mask", *labels, "real"],
@@ -73,7 +73,7 @@ def page(evaluation: Evaluation, result: dict[str, Any], *, cases: int, progress
         title=f"Evaluation of {', '.join(labels)}",
         settings=settings_text(result),
         level=f"{result['bootstrap']['level']:.0%}" if result["bootstrap"]["resamples"] else "",
-        figures=list(FIGURES),
+        figures=list(METRICS),
         groups=_groups(result["predictions"], ranked=result["same_images"]),
         different="" if result["same_images"] else DIFFERENT_IMAGES,
         comparisons=_comparisons(result["comparisons"]),
@@ -90,13 +90,13 @@ def page(evaluation: Evaluation, result: dict[str, Any], *, cases: int, progress
 
 def _columns(evaluation: Evaluation) -> list[Column]:
     columns = [
-        Column(figure, method.label, [None if isinstance(one, str) else one.figures()[figure] for one in method.outcomes])
+        Column(figure, method.label, [None if isinstance(one, str) else one.values()[figure] for one in method.outcomes])
         for method in evaluation.methods
-        for figure in FIGURES
+        for figure in METRICS
     ]
-    first = columns[: len(FIGURES)]
-    for position in range(len(FIGURES), len(columns)):
-        column, reference = columns[position], first[position % len(FIGURES)]
+    first = columns[: len(METRICS)]
+    for position in range(len(METRICS), len(columns)):
+        column, reference = columns[position], first[position % len(METRICS)]
         values = [None if a is None or b is None else b - a for a, b in zip(reference.values, column.values)]
         columns.append(Column(column.figure, f"{column.method} − {reference.method}", values))
     return columns
@@ -148,7 +148,7 @@ def _groups(tables: Sequence[dict[str, Any]], *, ranked: bool) -> list[dict[str,
         rows = []
         for table, means in members:
             cells = []
-            for figure in FIGURES:
+            for figure in METRICS:
                 rivals = [other[figure] for _, other in members if other[figure] is not None]
                 best = max(rivals, default=None) if figure in LARGER_IS_BETTER else min(rivals, default=None)
                 low_high = table["intervals"] and table["intervals"][figure] if name == "overall" else None
@@ -165,7 +165,7 @@ def _comparisons(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for comparison in comparisons:
         for position, (name, group) in enumerate(groups_of(comparison).items()):
             pair = "" if position else f"{comparison['a']} → {comparison['b']}"
-            rows.append({"pair": pair, "group": name, "count": group["count"], "cells": [_difference(group, figure) for figure in FIGURES]})
+            rows.append({"pair": pair, "group": name, "count": group["count"], "cells": [_difference(group, figure) for figure in METRICS]})
     return rows
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..common.files import check_folder
 from .measuring import Evaluation
-from .metrics import FIGURES, Measurement, range_of
+from .metrics import METRICS, Measurement, range_of
 from .tables import evaluation_markdown
 
 FILES = ("results.json", "images.csv", "tables.md", "index.html")
@@ -32,7 +32,7 @@ def check_out(out: Path) -> None:
 
 
 def write_report(evaluation: Evaluation, result: dict[str, Any], out: Path, *, cases: int, progress: bool = True) -> None:
-    """Write the report's files into `out`, which takes the place of an earlier report only when all are complete. Folders that it is in
+    """Write the report's files into `out`, which takes the place of an earlier report only when all are complete. DirectoryIndex that it is in
     are made.
 
     results.json: evaluate()'s result and "images", one entry per image. images.csv: one row per image and method. tables.md: the
@@ -73,7 +73,7 @@ def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         rows.append({
             "subset": pair.subset,
             "foreground": next((one.foreground for one in found.values() if isinstance(one, Measurement)), None),
-            "methods": {label: one.figures() if isinstance(one, Measurement) else {"problem": one} for label, one in found.items()},
+            "methods": {label: one.values() if isinstance(one, Measurement) else {"problem": one} for label, one in found.items()},
         })  # fmt: skip
     return rows
 
@@ -81,14 +81,14 @@ def _rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _write_csv(path: Path, evaluation: Evaluation) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["image", "subset", "method", "file", *FIGURES, "foreground", "range", "problem"])
+        table.writerow(["image", "subset", "method", "file", *METRICS, "foreground", "range", "problem"])
         for index, (name, pair) in enumerate(zip(evaluation.names, evaluation.pairs)):
             for method in evaluation.methods:
                 outcome = method.outcomes[index]
                 row = [name, pair.subset, method.label, method.file_name(index)]
                 if isinstance(outcome, Measurement):
                     # repr keeps every digit
-                    figures = ["" if value is None else repr(value) for value in outcome.figures().values()]
+                    figures = ["" if value is None else repr(value) for value in outcome.values().values()]
                     table.writerow([*row, *figures, repr(outcome.foreground), range_of(outcome.foreground), ""])
                 else:
-                    table.writerow([*row, *[""] * len(FIGURES), "", "", outcome])
+                    table.writerow([*row, *[""] * len(METRICS), "", "", outcome])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .metrics import FIGURES
+from .metrics import METRICS
 
 # keys of a method's table, and what becomes of the images that they name
 EFFECTS = {
@@ -47,19 +47,19 @@ def evaluation_text(result: dict[str, Any], names_shown: int) -> str:
     """What `diffharmony evaluate` prints of evaluate()'s result."""
     parts = [settings_text(result)]
     for table in result["predictions"]:
-        rows = [[name, str(row["count"]), *(number(row[figure]) for figure in FIGURES)] for name, row in groups_of(table).items()]
-        parts.append(f"\n{table['folder'] or table['label']}\n" + text_table(["", "images", *FIGURES], rows))
+        rows = [[name, str(row["count"]), *(number(row[figure]) for figure in METRICS)] for name, row in groups_of(table).items()]
+        parts.append(f"\n{table['folder'] or table['label']}\n" + text_table(["", "images", *METRICS], rows))
         named = {kind: table[kind] for kind in EFFECTS if table[kind]}
         parts += [f"{len(names)} {kind_name(kind)}, {EFFECTS[kind]}: {_listed(names, names_shown)}" for kind, names in named.items()]
     if not result["same_images"]:
         parts.append(f"\n{DIFFERENT_IMAGES}")
     if result["comparisons"]:
         rows = [
-            [f"{one['b']} - {one['a']}", str(one["count"]), *(_difference(one["overall"][figure]) for figure in FIGURES)]
+            [f"{one['b']} - {one['a']}", str(one["count"]), *(_difference(one["overall"][figure]) for figure in METRICS)]
             for one in result["comparisons"]
         ]
         parts.append(f"\nPaired differences, with {result['bootstrap']['level']:.0%} bootstrap intervals (by group in --out and --json)")
-        parts.append(text_table(["", "images", *FIGURES], rows))
+        parts.append(text_table(["", "images", *METRICS], rows))
     return "\n".join(parts)
 
 
@@ -75,18 +75,18 @@ def evaluation_markdown(result: dict[str, Any]) -> str:
             row = groups_of(table).get(name)
             if row is not None:
                 interval = table["intervals"] if name == "overall" else None
-                cells = [number(row[figure]) + _interval(interval and interval[figure]) for figure in FIGURES]
+                cells = [number(row[figure]) + _interval(interval and interval[figure]) for figure in METRICS]
                 rows.append([_escaped(table["label"]), row["count"], *cells])
-        parts += [f"## {_escaped(name)}", markdown_table(["", "images", *FIGURES], rows)]
+        parts += [f"## {_escaped(name)}", markdown_table(["", "images", *METRICS], rows)]
     if result["comparisons"]:
         level, resamples = result["bootstrap"]["level"], result["bootstrap"]["resamples"]
         note = f"b − a on the images that both have; {level:.0%} bootstrap intervals ({resamples} resamples); the share where b is better."
         rows = [
-            [_escaped(f"{one['a']} → {one['b']}"), _escaped(name), row["count"], *(_difference(row[figure], True) for figure in FIGURES)]
+            [_escaped(f"{one['a']} → {one['b']}"), _escaped(name), row["count"], *(_difference(row[figure], True) for figure in METRICS)]
             for one in result["comparisons"]
             for name, row in groups_of(one).items()
         ]
-        parts += ["## Paired differences", note, markdown_table(["a → b", "group", "images", *FIGURES], rows)]
+        parts += ["## Paired differences", note, markdown_table(["a → b", "group", "images", *METRICS], rows)]
     problems = [
         f"- {_escaped(table['label'])}: {len(table[kind])} {kind_name(kind)}, {effect}: {', '.join(f'`{name}`' for name in table[kind])}"
         for table in tables

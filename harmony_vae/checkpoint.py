@@ -27,7 +27,7 @@ from .model import HarmonyVAE
 STABLE_DIFFUSION_WIDTHS = (128, 256, 512, 512)
 HARMONY_VAE = "a Harmony-VAE (encoder.*, decoder.*, conditional_encoder.*, latent_skip_conv.*)"
 PLAIN_VAE = "a plain VAE in diffusers' layout (no conditional_encoder.*, no latent_skip_conv.*)"
-# Folders of an archive or pipeline that hold its VAE, the Harmony-VAE first.
+# DirectoryIndex of an archive or pipeline that hold its VAE, the Harmony-VAE first.
 VAE_FOLDERS = ("condition_vae", "vae")
 CLASS_NAMES = ("HarmonyVAE", "ConditionVAE", "AutoencoderKL")  # ours, the authors', diffusers' plain one
 DEPRECATED_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

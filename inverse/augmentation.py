@@ -14,7 +14,7 @@ from ..common.files import read_json, written_whole
 from ..common.processes import on_main
 from ..common.run_folder import claim, hold, let_go
 from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
-from ..dataset.pairs import Folders
+from ..dataset.pairs import DirectoryIndex
 from ..dataset.same_files import same_file
 from .candidates import name_hash
 from .generate import Wanted, make_candidates
@@ -80,7 +80,7 @@ def augment(
     Raises: ValueError for numbers that do not go together, or an `out` that is the data set's folder or was begun with other settings;
     FileNotFoundError for what does not exist; as make_candidates does. Source: SPEC §4.
     """
-    sources, composites = listed_sources(data, list_path(data, list_file), Folders(), limit)
+    sources, composites = listed_sources(data, list_path(data, list_file), DirectoryIndex(), limit)
     per_pair = added_per_pair(gamma, len(sources), composites)
     wanted = [Wanted(source, choose_numbers(seed, source.image, source.mask, candidates, per_pair)) for source in sources]
     if out.exists() and out.samefile(data):

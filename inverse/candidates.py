@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.direction import check_inverse
-from ..diffusion.inference import Conditioned, Size
-from ..diffusion.prepacked import PackedConvolutions
+from ..diffusion.inference import ConditionedSampler, Size
+from ..diffusion.prepacked import PrepackedConvolutions
 from ..diffusion.sampler import STEPS, Progress, sample_generators
 
 
@@ -88,7 +88,7 @@ def draw_candidates(
     """The candidates of `generate_candidates` one after another, each [1, 3, H, W]. What it refuses is refused at once."""
     check_inverse(vae, "vae")
     check_inverse(unet, "unet")
-    conditioned = Conditioned(
+    conditioned = ConditionedSampler(
         vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True, keep_detail=keep_detail, device=device,
         name="real",
     )  # fmt: skip
@@ -98,11 +98,11 @@ def draw_candidates(
     if len(seeds) < 1:
         raise ValueError("seeds must be at least one, got none. Pass a seed for each candidate.")
     generators = sample_generators(list(seeds), len(seeds))
-    packed = PackedConvolutions(unet)
+    packed = PrepackedConvolutions(unet)
 
     def draw(generator: torch.Generator) -> torch.Tensor:
         with packed:
             # one at a time: in a larger batch the same sums are taken in another order
-            return conditioned.draw([generator], steps=steps)
+            return conditioned.sample([generator], steps=steps)
 
     return map(draw, generators)

@@ -18,7 +18,7 @@ from ..common.files import check_folder
 from ..common.processes import on_main, processes
 from ..common.run_folder import UNFINISHED, claim, hold, let_go
 from ..dataset.layout import CANDIDATES, MASKS, REALS
-from ..dataset.pairs import Folders, name_some
+from ..dataset.pairs import DirectoryIndex, name_some
 from ..diffusion.inference import working_size
 from ..diffusion.unet import load_unet
 from ..harmony_vae import load_harmony_vae
@@ -93,7 +93,7 @@ def make_candidates(
 
 
 def _check_files(wanted: Sequence[Wanted]) -> None:
-    folders = Folders()
+    folders = DirectoryIndex()
     paths = dict.fromkeys(path for item in wanted for path in (item.source.mask_file, item.source.real_file))
     missing = [path for path in paths if not folders.has(str(path))]
     if missing:
@@ -126,7 +126,7 @@ class _Plan:
         out = self.place.out
         hold(out, "--out")
         described = recipe.described()
-        there = Folders()
+        there = DirectoryIndex()
         if not (out / self.ledger.settings_name).is_file():
             self._refuse_foreign(there)
         claim(out, {**described, **settings}, self.ledger.settings_name)
@@ -138,7 +138,7 @@ class _Plan:
         """Write the manifest."""
         self.entries = self.ledger.finish(self._known, (item.source.mask_path for item in self._wanted))
 
-    def _job(self, index: int, item: Wanted, there: Folders) -> Job:
+    def _job(self, index: int, item: Wanted, there: DirectoryIndex) -> Job:
         make, measure = [], []
         for k in item.ks:
             name = self.place.name(item.source, k)
@@ -149,7 +149,7 @@ class _Plan:
         beside = (str(path) for path, _ in self.place.beside(item.source))
         return Job(index, tuple(make), tuple(measure), not all(map(there.has, beside)))
 
-    def _refuse_foreign(self, there: Folders) -> None:
+    def _refuse_foreign(self, there: DirectoryIndex) -> None:
         for source, ks in self._wanted:
             for k in ks:
                 name = self.place.name(source, k)

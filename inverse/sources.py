@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..dataset.layout import MASKS, REALS, SUFFIXES
-from ..dataset.pairs import Folders, existing, find_pairs
+from ..dataset.pairs import DirectoryIndex, existing, find_pairs
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Source:
         return self.at(MASKS, self.mask_file.name)
 
 
-def listed_sources(root: Path, list_file: str, folders: Folders, limit: int | None = None) -> tuple[list[Source], int]:
+def listed_sources(root: Path, list_file: str, folders: DirectoryIndex, limit: int | None = None) -> tuple[list[Source], int]:
     """The distinct pairs that a list's composites are of, in the order of their first ones, and how many composites it names of
     them. limit: only the first so many pairs.
 
@@ -57,7 +57,7 @@ def listed_sources(root: Path, list_file: str, folders: Folders, limit: int | No
     return list(kept.values()), sum(key in kept for key in composites.values())
 
 
-def folder_sources(root: Path, folders: Folders) -> list[Source]:
+def folder_sources(root: Path, folders: DirectoryIndex) -> list[Source]:
     """A pair for every mask of the data set's folder and of each folder in it, `masks/<a>_<m>.png` (or .jpg), with its real image; in
     the order of their names. A folder in it that a command of ours made is a data set of its own, and left out.
 
@@ -84,7 +84,7 @@ def _made(folder: Path) -> bool:
     return any(folder.glob("*.settings.json"))
 
 
-def _source(root: Path, subset: Path, stem: str, suffix: str, folders: Folders) -> Source:
+def _source(root: Path, subset: Path, stem: str, suffix: str, folders: DirectoryIndex) -> Source:
     image, line, mask = stem.rpartition("_")
     if not (image and line and mask):
         raise ValueError(f"mask must be named <image>_<mask>.png, got {subset / MASKS / (stem + suffix)}. Rename it, <image>_1.png say.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..common.images import IMAGE_SUFFIXES
-from ..common.text import counted
+from ..common.text import pluralize
 from .photographs import MINIMUM_SIDE, Photograph
 
 logger = logging.getLogger("diffharmony")
@@ -40,10 +40,10 @@ def own_photographs(folder: Path, *, held_out: float, test: bool) -> tuple[Photo
             chosen.append(Photograph(name, str(path)))
     if left_out:
         some = ", ".join(left_out[:10]) + (" and others" if len(left_out) > 10 else "")
-        logger.warning("%s %s left out: %s", counted(len(left_out), "picture"), "is" if len(left_out) == 1 else "are", some)
+        logger.warning("%s %s left out: %s", pluralize(len(left_out), "picture"), "is" if len(left_out) == 1 else "are", some)
     logger.info(
         "%s: %d of %s taken, %d too small or unreadable, %d %s (--held-out %s)",
-        folder, len(chosen), counted(len(pictures), "picture"), len(left_out), len(pictures) - len(chosen) - len(left_out),
+        folder, len(chosen), pluralize(len(pictures), "picture"), len(left_out), len(pictures) - len(chosen) - len(left_out),
         "left for training" if test else "held back for tests", held_out,
     )  # fmt: skip
     if not chosen:

@@ -23,7 +23,7 @@ from .data.batches import make_loader
 from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit, sample_noise
-from .pretrained import start_vae
+from .pretrained import load_pretrained_vae
 from .run.resume import take
 from .validation import psnr, validation_of
 
@@ -52,8 +52,8 @@ class AutoencoderTraining(TrainingConfig):
     latent_noise: float = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
 
-    idle_with: ClassVar[dict[str, str]] = {
-        **TrainingConfig.idle_with, **{name: "init" for name in ("block_out_channels", "layers_per_block", "norm_num_groups")},
+    ignored_with: ClassVar[dict[str, str]] = {
+        **TrainingConfig.ignored_with, **{name: "init" for name in ("block_out_channels", "layers_per_block", "norm_num_groups")},
     }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def whiten_latents(vae: AutoencoderKL, images) -> None:
 
 def _start(config: AutoencoderTraining) -> AutoencoderKL:
     if config.init is not None:
-        vae = start_vae(config.init).train()
+        vae = load_pretrained_vae(config.init).train()
         if isinstance(vae, HarmonyVAE):
             raise ValueError(f"init must be a plain VAE, got a Harmony-VAE in {config.init}. Pass the VAE that it was made from.")
         return vae

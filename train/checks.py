@@ -21,7 +21,7 @@ def given_fields(arguments: list[str]) -> set[str]:
     return names | {".".join([*name.split(".")[:-1], name.split(".")[-1].removeprefix("no_")]) for name in names}
 
 
-def settle(config: TrainingConfig, arguments: list[str]) -> TrainingConfig:
+def resolve_overrides(config: TrainingConfig, arguments: list[str]) -> TrainingConfig:
     """The config with what was given in the place of what the preset says instead of it.
 
     Raises: ValueError where two options that were given exclude each other, or one does nothing without, or beside, another.
@@ -31,10 +31,10 @@ def settle(config: TrainingConfig, arguments: list[str]) -> TrainingConfig:
         raise ValueError("optim.steps and optim.epochs must not both be given, since each says how long to train. Leave out one.")
     if "optim.epochs" in given:
         config = replace(config, optim=replace(config.optim, steps=None))
-    for name, needed in config.idle_without.items():
+    for name, needed in config.ignored_without.items():
         if _names(given, name) and field_of(config, needed) in NOT_GIVEN:
             raise ValueError(f"{name} must go with {needed}, which is {field_of(config, needed)}: alone it does nothing. Set that, or leave it out.")
-    for name, other in config.idle_with.items():
+    for name, other in config.ignored_with.items():
         if _names(given, name) and field_of(config, other) not in NOT_GIVEN:
             raise ValueError(f"{name} must not go with {other}, beside which it does nothing, got both. Leave out one.")
     return config

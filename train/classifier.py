@@ -39,7 +39,7 @@ from .data.classifier_pairs import (
 from .dry_run import dry_run
 from .hub import HubModel, parse_hub_id
 from .loop import Task, fit
-from .pretrained import find_start
+from .pretrained import find_pretrained
 from .run.resume import take
 from .validation import Validation
 
@@ -91,9 +91,9 @@ class ClassifierTraining(TrainingConfig):
     held_out_seed: int = 0
     """Which photographs these are. Not run.seed: a classifier that is trained further must not be trained on what it is reported on."""
 
-    idle_without: ClassVar[dict[str, str]] = {}
-    idle_with: ClassVar[dict[str, str]] = {
-        **TrainingConfig.idle_with, "architecture": "init", "backbone_weights": "init", "held_out": "run.validation_list",
+    ignored_without: ClassVar[dict[str, str]] = {}
+    ignored_with: ClassVar[dict[str, str]] = {
+        **TrainingConfig.ignored_with, "architecture": "init", "backbone_weights": "init", "held_out": "run.validation_list",
         "held_out_seed": "run.validation_list",
     }  # fmt: skip
 
@@ -169,7 +169,7 @@ class ClassifierTask(Task):
         save_harmony_classifier(self.classifier, path, training=training, dtype=torch.float32)
 
 
-def start_classifier(config: ClassifierTraining) -> HarmonyClassifier:
+def load_pretrained_classifier(config: ClassifierTraining) -> HarmonyClassifier:
     """The classifier to train: `init`'s, or one made from `architecture`, with ResNet-50's weights from where `backbone_weights` says.
 
     Raises: ValueError for fields that do not go together, FileNotFoundError for weights that are not there.
@@ -203,7 +203,7 @@ def _find_backbone(weights: str) -> Path:
             f"backbone_weights must name the weights file of a Hub repository after a colon, got {weights!r}. "
             "Say owner/name:model.safetensors."
         )
-    return find_start(weights, "unet", "backbone_weights")
+    return find_pretrained(weights, "unet", "backbone_weights")
 
 
 def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPairs | None]:
@@ -232,7 +232,7 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
     check(config, {"held_out": "[0, 1)", "held_out_seed": "[0, 1e18]", "ranking": "[0, 1e6]", "views": "[1, 1000]"})
     if config.run.gradient_checkpointing:
         raise ValueError("run.gradient_checkpointing must be off, since these networks have none, got True. Leave it out.")
-    classifier = start_classifier(config)
+    classifier = load_pretrained_classifier(config)
     frozen = classifier.config["backbone"] == RESNET50
     if frozen:
         check_one_size(config.data, "features are cached (backbone resnet50)")

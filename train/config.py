@@ -15,7 +15,7 @@ class DataConfig:
     """Where the images are, in iHarmony4's layout, and how they are cut."""
 
     roots: tuple[Path, ...] = ()
-    """Folders that hold <subset>/composite_images, masks, real_images and the list file; their images are mixed."""
+    """DirectoryIndex that hold <subset>/composite_images, masks, real_images and the list file; their images are mixed."""
     weights: tuple[float, ...] = ()
     """Share of each root in the mixture, in any unit (2 1: twice as many from the first). None: in proportion to their lists."""
     list_file: str = "IHD_train.txt"
@@ -105,9 +105,9 @@ class TrainingConfig:
     json: bool = False
     """Print one JSON object last: checkpoint, steps, loss; the plan after a dry run."""
 
-    idle_without: ClassVar[dict[str, str]] = {"run.validate_every": "run.validation_list", "run.validation_images": "run.validation_list"}
+    ignored_without: ClassVar[dict[str, str]] = {"run.validate_every": "run.validation_list", "run.validation_images": "run.validation_list"}
     """Field (or group of fields) -> the field without which it does nothing."""
-    idle_with: ClassVar[dict[str, str]] = {"data.list_file": "data.list_files"}
+    ignored_with: ClassVar[dict[str, str]] = {"data.list_file": "data.list_files"}
     """Field (or group of fields) -> the field with which it does nothing."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..common.processes import on_main, processes
-from ..common.text import counted
+from ..common.text import pluralize
 from .config import TrainingConfig, planned_steps
 from .data.dataset import HarmonizationDataset
 from .loop import Task
@@ -122,12 +122,12 @@ def _print(plan: dict[str, Any], config: TrainingConfig, precision: str) -> None
     bound = ", at most: measured without gradient checkpointing" if run.gradient_checkpointing else ""
     each_step = zip((plan["processes"], plan["parts_per_step"], plan["images_per_process_and_part"]), ("process", "part", "image"))
     lines = [
-        ("steps", f"{plan['steps']} of {counted(optim.batch_size, 'image')}: {plan['epochs']:g} epochs of {plan['images']}"),
+        ("steps", f"{plan['steps']} of {pluralize(optim.batch_size, 'image')}: {plan['epochs']:g} epochs of {plan['images']}"),
         ("missing files", f"{plan['missing_files']}"),
-        ("each step", " x ".join(counted(number, noun) for number, noun in each_step)),
+        ("each step", " x ".join(pluralize(number, noun) for number, noun in each_step)),
         ("learning rate", f"{optim.learning_rate:g}, {optim.schedule}, {plan['warmup_steps']} steps of warm-up"),
         ("parameters", f"{plan['trainable_parameters']:,} trainable of {plan['all_parameters']:,}"),
-        ("validation", f"{counted(plan['validation_images'], 'image')} every {run.validate_every} steps" if plan["validation_images"] else "none"),
+        ("validation", f"{pluralize(plan['validation_images'], 'image')} every {run.validate_every} steps" if plan["validation_images"] else "none"),
         ("memory of each process, counted", ""),
         ("  weights", _amount(memory["weights"])),
         ("  gradients", _amount(memory["gradients"])),

@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 
 from ..common.processes import agreed_path, on_main, processes
 from ..common.run_folder import hold, let_go
-from ..common.text import counted
+from ..common.text import pluralize
 from .config import OptimConfig, RunConfig, planned_steps
 from .data.batches import BatchLoader, make_loader
-from .data.sampler import CounterBatches
+from .data.sampler import BatchSampler
 from .run.accelerator import accelerated
 from .run.ema import Weights
 from .run.log import Losses, Overflows, RunLog
@@ -121,7 +121,7 @@ def _fit(
     parts = (weights.placement, schedule, weights.ema, accelerator.scaler)
     before = _restore(run, parts, steps, len(dataset))
     step, skipped = before["step"], set(before["skipped"])
-    batches = CounterBatches(
+    batches = BatchSampler(
         batch_size=optim.batch_size, steps=steps, first_step=step, accumulation=optim.accumulation,
         rank=accelerator.process_index, processes=accelerator.num_processes,
     )  # fmt: skip
@@ -184,9 +184,9 @@ def _fit(
 
 def _tell(checkpoint: str, steps: int, loss: float | None, skipped: list[str]) -> None:
     if skipped:
-        logger.warning("skipped %s of the data set, the first: %s", counted(len(skipped), "bad image"), skipped[0])
-    facts = [counted(steps, "step"), *([f"loss {loss:.5g}"] if loss is not None else [])]
-    facts += [f"{counted(len(skipped), 'bad image')} skipped"] if skipped else []
+        logger.warning("skipped %s of the data set, the first: %s", pluralize(len(skipped), "bad image"), skipped[0])
+    facts = [pluralize(steps, "step"), *([f"loss {loss:.5g}"] if loss is not None else [])]
+    facts += [f"{pluralize(len(skipped), 'bad image')} skipped"] if skipped else []
     logger.info("Wrote %s (%s)", checkpoint, ", ".join(facts))
 
 

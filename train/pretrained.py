@@ -1,6 +1,6 @@
 """What a training run begins from: a local folder or file, or a model on the Hub.
 
-Folders: a diffusers VAE or UNet, or a pipeline that holds one. Files: ours, or Stable Diffusion 1.x checkpoints in the original
+DirectoryIndex: a diffusers VAE or UNet, or a pipeline that holds one. Files: ours, or Stable Diffusion 1.x checkpoints in the original
 key layout (.safetensors, .ckpt). On the Hub: `owner/name`, `owner/name:folder`, `owner/name:file.safetensors`.
 """
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("diffharmony")
 Start = str | os.PathLike
 
 
-def find_start(start: Start, part: Part, field: str, *, prompt: bool = True) -> Path:
+def find_pretrained(start: Start, part: Part, field: str, *, prompt: bool = True) -> Path:
     """The local path of what `field` names. A path that exists wins over a model of that name on the Hub.
 
     part: what is looked for in a pipeline. prompt: whether a UNet's empty prompt is to come with it.
@@ -49,23 +49,23 @@ def find_start(start: Start, part: Part, field: str, *, prompt: bool = True) -> 
         ) from error
 
 
-def start_vae(start: Start | None, field: str = "init") -> AutoencoderKL:
+def load_pretrained_vae(start: Start | None, field: str = "init") -> AutoencoderKL:
     """The VAE that `field` names, plain or Harmony-VAE, float32 on the CPU.
 
-    Raises: ValueError for None, another kind of model or a damaged one; FileNotFoundError as `find_start`.
+    Raises: ValueError for None, another kind of model or a damaged one; FileNotFoundError as `find_pretrained`.
     """
     if start is None:
         raise ValueError(f"{field} must be a VAE to begin from, got None. Pass --{field} with a folder, a file or a Hub id.")
-    return load_vae(find_start(start, "vae", field))
+    return load_vae(find_pretrained(start, "vae", field))
 
 
-def start_harmony_vae(start: Start | None, initialization: str = "zero", seed: int = 0) -> HarmonyVAE:
+def load_pretrained_harmony_vae(start: Start | None, initialization: str = "zero", seed: int = 0) -> HarmonyVAE:
     """The Harmony-VAE to train: one to train further, or a fresh one over a plain VAE.
 
     initialization: of the zero convolutions and the mask's, `zero` or (drawn from `seed`) `random`.
-    Raises: as `start_vae`; ValueError for `random` where a Harmony-VAE is trained further.
+    Raises: as `load_pretrained_vae`; ValueError for `random` where a Harmony-VAE is trained further.
     """
-    vae = start_vae(start)
+    vae = load_pretrained_vae(start)
     if not isinstance(vae, HarmonyVAE):
         return HarmonyVAE.from_autoencoder_kl(vae, initialization, torch.Generator().manual_seed(seed))
     if initialization != "zero":
@@ -76,7 +76,7 @@ def start_harmony_vae(start: Start | None, initialization: str = "zero", seed: i
     return vae
 
 
-def start_unet(
+def load_pretrained_unet(
     start: Start, *, direction: str, prediction_type: str | None = None, empty_prompt: Path | None = None, widen: bool = False
 ) -> UNet2DConditionModel:
     """The 9-channel UNet to train further, with its empty prompt: from `empty_prompt`, else its own, else computed with the text
@@ -84,9 +84,9 @@ def start_unet(
 
     prediction_type: None takes the model's own. widen: take a 4-channel UNet, and give it 9 input channels, the new ones zero.
     Raises: ValueError for another prediction type, no empty prompt to be had, a 4-channel UNet without `widen` or another with
-    it; FileNotFoundError as `find_start`.
+    it; FileNotFoundError as `find_pretrained`.
     """
-    path = find_start(start, "unet", "init", prompt=empty_prompt is None)
+    path = find_pretrained(start, "unet", "init", prompt=empty_prompt is None)
     unet = load_unet(path, in_channels=NARROW_CHANNELS if widen else IN_CHANNELS)
     if widen:
         widen_input(unet)
@@ -105,9 +105,9 @@ def start_unet(
 def sampling_unet(start: Start, direction: str) -> UNet2DConditionModel:
     """The trained UNet whose own latents a Harmony-VAE is trained on, frozen.
 
-    Raises: ValueError for one of the other direction, or without an empty prompt; FileNotFoundError as `find_start`.
+    Raises: ValueError for one of the other direction, or without an empty prompt; FileNotFoundError as `find_pretrained`.
     """
-    unet = load_unet(path := find_start(start, "unet", "unet"))
+    unet = load_unet(path := find_pretrained(start, "unet", "unet"))
     if unet.direction != direction:
         raise ValueError(f"unet must be of direction {direction!r}, got {unet.direction!r} in {start}. Pass the UNet of that direction.")
     embeds = _empty_prompt(path, unet)

@@ -28,12 +28,12 @@ from ..refinement import HarmonyRefinement, load_refinement, save_refinement
 from ..refinement.stage import mask_to_stage_size, to_stage_size
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
-from .data.batches import Cut
+from .data.batches import Crop
 from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit
 from .losses import reconstruction_loss
-from .pretrained import sampling_unet, start_vae
+from .pretrained import sampling_unet, load_pretrained_vae
 from .run.resume import take
 from .validation import Validation, psnr, validation_of
 
@@ -80,8 +80,8 @@ class RefinementTraining(TrainingConfig):
     foreground_weight: float = 0.0
     """Weight of the foreground's own error, besides the whole image's."""
 
-    idle_without: ClassVar[dict[str, str]] = {**TrainingConfig.idle_without, "sampling_steps": "unet"}
-    idle_with: ClassVar[dict[str, str]] = {**TrainingConfig.idle_with, "architecture": "init"}
+    ignored_without: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_without, "sampling_steps": "unet"}
+    ignored_with: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_with, "architecture": "init"}
 
 
 PRESETS: dict[str, tuple[str, RefinementTraining]] = {
@@ -131,12 +131,12 @@ class HarmonizedDataset(HarmonizationDataset):
         self._harmonized = copy.copy(self)
         self._harmonized.pairs = [dataclasses.replace(pair, composite=path) for pair, path in zip(self.pairs, paths)]
 
-    def _read(self, index: int, rng: np.random.Generator, size: int) -> Cut:
+    def _read(self, index: int, rng: np.random.Generator, size: int) -> Crop:
         same_draws = copy.deepcopy(rng)
-        cut = super()._read(index, rng, size)
+        crop = super()._read(index, rng, size)
         # read as the pair's composite, with the same draws, it is cut and mirrored as the composite is
         harmonized = HarmonizationDataset._read(self._harmonized, index, same_draws, size).composite
-        return cut._replace(composite=torch.cat([cut.composite, harmonized]))
+        return crop._replace(composite=torch.cat([crop.composite, harmonized]))
 
 
 class RefinementTask(Task):
@@ -234,7 +234,7 @@ def load_harmonizer(config: RefinementTraining) -> tuple[Any, Any]:
             f"harmonized images must come from harmony_vae and unet, or from the folder harmonized, got {found}. "
             "Pass --harmony-vae FILE --unet FILE, or --harmonized FOLDER."
         )
-    vae = start_vae(config.harmony_vae, "harmony_vae").requires_grad_(False)
+    vae = load_pretrained_vae(config.harmony_vae, "harmony_vae").requires_grad_(False)
     unet = sampling_unet(config.unet, "harmonize")
     if hasattr(vae, "encode_condition"):
         check_directions(vae, unet)

@@ -28,7 +28,7 @@ from .data.latents import cache_latents
 from .dry_run import dry_run
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import diffusion_loss
-from .pretrained import start_unet, start_vae
+from .pretrained import load_pretrained_unet, load_pretrained_vae
 from .run.resume import take
 from .vae import example_batch
 from .validation import psnr, validation_of
@@ -80,10 +80,10 @@ class UNetTraining(TrainingConfig):
     cached_views: int = 0
     """Cuts of each pair whose latents are computed once and kept; 0 encodes every image anew."""
 
-    idle_without: ClassVar[dict[str, str]] = {
-        **TrainingConfig.idle_without, "background_weight": "foreground_weighted", "widen_input": "init", "empty_prompt": "init",
+    ignored_without: ClassVar[dict[str, str]] = {
+        **TrainingConfig.ignored_without, "background_weight": "foreground_weighted", "widen_input": "init", "empty_prompt": "init",
     }  # fmt: skip
-    idle_with: ClassVar[dict[str, str]] = {**TrainingConfig.idle_with, "architecture": "init"}
+    ignored_with: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_with, "architecture": "init"}
 
 
 PRESETS: dict[str, tuple[str, UNetTraining]] = {
@@ -246,7 +246,7 @@ def load_start(config: UNetTraining) -> UNet2DConditionModel:
     """The UNet to train, with its empty prompt: `init`'s, or one made from scratch. Raises: ValueError where `init` does not fit
     (train/pretrained.py)."""
     if config.init is not None:
-        return start_unet(
+        return load_pretrained_unet(
             config.init, direction=config.direction, prediction_type=config.prediction_type,
             empty_prompt=config.empty_prompt, widen=config.widen_input,
         )  # fmt: skip
@@ -258,7 +258,7 @@ def main(config: UNetTraining) -> dict[str, Any]:
     check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "own_predictions": "[0, 1]", "cached_views": "[0, 1000]"})
     if config.cached_views:
         check_one_size(config.data, f"latents are cached (cached_views {config.cached_views}; 0 caches none)")
-    vae = start_vae(config.vae, "vae").requires_grad_(False)
+    vae = load_pretrained_vae(config.vae, "vae").requires_grad_(False)
     unet = load_start(config).requires_grad_(True).train()
     dataset = images = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
     validation = validation_of(config)

@@ -23,7 +23,7 @@ from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import reconstruction_loss
-from .pretrained import sampling_unet, start_harmony_vae
+from .pretrained import sampling_unet, load_pretrained_harmony_vae
 from .run.resume import take
 from .validation import psnr, validation_of
 
@@ -54,7 +54,7 @@ class HarmonyVAETraining(TrainingConfig):
     unet_share: float = 0.5
     """Share of the samples for which `unet` is used, when it is given."""
 
-    idle_without: ClassVar[dict[str, str]] = {**TrainingConfig.idle_without, "unet_share": "unet"}
+    ignored_without: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_without, "unet_share": "unet"}
 
 
 PRESETS: dict[str, tuple[str, HarmonyVAETraining]] = {
@@ -159,7 +159,7 @@ def example_batch(dataset: HarmonizationDataset, count: int) -> dict[str, torch.
 def main(config: HarmonyVAETraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
     check(config, {"foreground_weight": "[0, 1e6]", "latent_noise": "[0, 10]", "unet_share": "[0, 1]"})
-    vae = start_harmony_vae(config.init, config.initialization, config.run.seed)
+    vae = load_pretrained_harmony_vae(config.init, config.initialization, config.run.seed)
     unet = sampling_unet(config.unet, config.direction) if config.unet else None
     dataset = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
     validation = validation_of(config)

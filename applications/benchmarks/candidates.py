@@ -158,7 +158,7 @@ def _parts(vae, unet, real, mask, config: CandidatesBenchmark) -> dict[str, list
 
     from ...common.masks import mask_to_latent
     from ...diffusion import sample_generators, sample_latents
-    from ...diffusion.prepacked import PackedConvolutions
+    from ...diffusion.prepacked import PrepackedConvolutions
 
     real, mask = real.to(config.device), mask.to(config.device)
 
@@ -176,10 +176,10 @@ def _parts(vae, unet, real, mask, config: CandidatesBenchmark) -> dict[str, list
             sample_latents(unet, latent, small, steps=steps, generator=sample_generators(0, 1))
 
         def packing() -> np.ndarray:
-            with PackedConvolutions(unet):
+            with PrepackedConvolutions(unet):
                 return seconds(lambda: sample(1)) - seconds(lambda: sample(1))
 
-        with PackedConvolutions(unet):
+        with PrepackedConvolutions(unet):
             sample(1)
             measured = {f"UNet, {config.steps} steps": [seconds(sample) for _ in range(PART_RUNS)]}
         measured |= {

@@ -126,12 +126,12 @@ def _measure(root: Path, size: int, config: LoaderBenchmark) -> dict[str, Any]:
     from ...train.config import DataConfig
     from ...train.data.batches import make_loader
     from ...train.data.dataset import HarmonizationDataset
-    from ...train.data.sampler import CounterBatches
+    from ...train.data.sampler import BatchSampler
 
     keep_freed_memory()  # as the training loop does on a CPU
     dataset = HarmonizationDataset(DataConfig(roots=(root,), size=size), seed=0)
     images = config.images * config.rounds
-    batches = CounterBatches(batch_size=config.batch_size, steps=images // config.batch_size)
+    batches = BatchSampler(batch_size=config.batch_size, steps=images // config.batch_size)
     loaders = {REFERENCE: _reference(root, size, config), OURS: make_loader(dataset, batches, config.workers)}
     passes: dict[str, list[tuple[float, float | None]]] = {name: [] for name in loaders}
     for repeat in range(config.repeats + 1):

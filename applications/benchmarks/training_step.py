@@ -51,7 +51,7 @@ def run(config: TrainingStepBenchmark) -> dict[str, Any]:
 
     from ...common.devices import keep_freed_memory
     from ...train.config import OptimConfig, RunConfig
-    from ...train.data.batches import unpack
+    from ...train.data.batches import to_float_batch
     from ...train.loop import fit
     from ...train.vae import HarmonyVAETask, HarmonyVAETraining
 
@@ -68,7 +68,7 @@ def run(config: TrainingStepBenchmark) -> dict[str, Any]:
         # the first step makes the optimizer's state, and the last one also draws and saves: neither is timed
         optim = OptimConfig(batch_size=config.batch_size, steps=config.steps + 2)
         run_config = RunConfig(out=Path(folder), save_every=10**9, sample_every=10**9)
-        task = HarmonyVAETask(vae, HarmonyVAETraining(), unpack(packed))
+        task = HarmonyVAETask(vae, HarmonyVAETraining(), to_float_batch(packed))
         with contextlib.redirect_stderr(io.StringIO()):
             fit(task, turns, optim=optim, run=run_config, workers=0, summary={})
     parts = {name: statistics.median(row[name] for row in turns.parts[1:-1]) for name in turns.parts[0]}
@@ -128,9 +128,9 @@ class _Parts:
         import torch
         from diffusers.training_utils import EMAModel
 
-        from ...train.data.batches import unpack
+        from ...train.data.batches import to_float_batch
 
-        self.vae, self.device, self.batch = vae.to(device), device, unpack(packed, torch.device(device))
+        self.vae, self.device, self.batch = vae.to(device), device, to_float_batch(packed, torch.device(device))
         self.parameters = vae.set_trainable()
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, weight_decay=0.0, foreach=True)
         self.ema = EMAModel(self.parameters, decay=0.999)

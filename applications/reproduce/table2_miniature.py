@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...dataset.layout import TRAIN_LIST
-from ...dataset.pairs import Folders
+from ...dataset.pairs import DirectoryIndex
 from ...inverse.augmentation import augment
 from ...inverse.generate import Wanted, make_candidates
 from ...inverse.settings import Recipe
@@ -43,7 +43,7 @@ def augmented_trainings(small: Small, work: Path, seed: int, tiny: dict[str, Pat
     folder = work / f"table2-{small.pairs}-seed{seed}"
     base = folder / "base"
     write_training_set(base, photo_crops=small.pairs, scenes=0, composites_per_crop=1, changes_per_mask=2, size=SIZE, seed=100 + seed)
-    sources, _ = listed_sources(base, list_path(base, TRAIN_LIST), Folders())
+    sources, _ = listed_sources(base, list_path(base, TRAIN_LIST), DirectoryIndex())
     wanted = [Wanted(source, range(1, CANDIDATES + 1)) for source in sources]
     recipe = Recipe(tiny["inverse_harmony_vae"], tiny["inverse_unet"], seed=seed)
     make_candidates(base, folder / "candidates", wanted, recipe)

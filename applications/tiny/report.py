@@ -236,7 +236,7 @@ def _test_pairs(config: TinyReport, size: int) -> list[tuple[int, Pair]]:
     if not (root / LIST_FILE).is_file():
         from ...synthetic.dataset import write_test_set
 
-        logger.info("Making the test set of %d px in %s", size, root)
+        logger.info("BuildOptions the test set of %d px in %s", size, root)
         write_test_set(root, size=size, seed=0)
     pairs = list(enumerate(read_list(root, LIST_FILE)))
     if config.limit is None or config.limit >= len(pairs):

@@ -20,7 +20,7 @@ from ..generate import Wanted, load_pair, make_candidates
 from ..select_folder import Limits, select_in_folder
 from ..settings import Recipe
 from ..sources import Source
-from .dry_run import Input, check_report, counted, in_words
+from .dry_run import InputSpec, check_report, counts_of, in_words
 from .masks import place_subjects
 from .split import TEST_SHARE, split_photographs
 
@@ -30,7 +30,7 @@ SETTINGS, REPORT, DAMAGE, SELECTED = "human_harmony.settings.json", "human_harmo
 
 
 @dataclass(frozen=True)
-class Making:
+class BuildOptions:
     """How composites are made of them, and divided. iharmony4: a data set to draw beside, see draw_shares."""
 
     recipe: Recipe
@@ -61,7 +61,7 @@ class Prepared(NamedTuple):
     counts: dict[str, Any]
 
 
-def build_data_set(wanted: Input, making: Making, out: Path, *, subset: str = SUBSET, report: Path | None = None) -> dict[str, Any]:
+def build_data_set(wanted: InputSpec, options: BuildOptions, out: Path, *, subset: str = SUBSET, report: Path | None = None) -> dict[str, Any]:
     """Build the data set in `out`, in iHarmony4's layout. Every process calls it; candidates and scores are shared among them.
 
     A run that was killed goes on where it was, with the same settings. Writes `<subset>/real_images`, `masks`, `cand_composite_images` and
@@ -71,27 +71,27 @@ def build_data_set(wanted: Input, making: Making, out: Path, *, subset: str = SU
     when another run is under way in it; as make_candidates, select_in_folder. Source: SPEC §6.
     """
     check_name(subset, "subset")
-    prepared = on_main(lambda: _prepare(wanted, making, out, subset, report))
-    ks = range(1, making.candidates + 1)
-    made = make_candidates(out, out, [Wanted(source, ks) for source in prepared.sources], making.recipe, on_bad_image=wanted.on_bad_image)
+    prepared = on_main(lambda: _prepare(wanted, options, out, subset, report))
+    ks = range(1, options.candidates + 1)
+    made = make_candidates(out, out, [Wanted(source, ks) for source in prepared.sources], options.recipe, on_bad_image=wanted.on_bad_image)
     selection = select_in_folder(
-        out, making.classifier, making.limits, list_file=SELECTED, device=making.recipe.device, batch_size=making.batch_size,
-        workers=making.workers,
+        out, options.classifier, options.limits, list_file=SELECTED, device=options.recipe.device, batch_size=options.batch_size,
+        workers=options.workers,
     )  # fmt: skip
     counts = {**prepared.counts, "candidates": {"made": made.made, "found": made.found, "bad_images": made.bad}, "selection": selection}
-    return on_main(lambda: _finish(prepared, making, out, counts))
+    return on_main(lambda: _finish(prepared, options, out, counts))
 
 
-def _prepare(wanted: Input, making: Making, out: Path, subset: str, report: Path | None) -> Prepared:
+def _prepare(wanted: InputSpec, options: BuildOptions, out: Path, subset: str, report: Path | None) -> Prepared:
     check_report(report)
-    subjects, damage, survey = wanted.look()
-    making.check()
+    subjects, problems, seen = wanted.scan()
+    options.check()
     out.mkdir(parents=True, exist_ok=True)
     hold(out, "--out")
     try:
-        _take(out, subset, {**wanted.described(), "subset": subset, "candidates": making.candidates, **making.recipe.described()})
+        _take(out, subset, {**wanted.described(), "subset": subset, "candidates": options.candidates, **options.recipe.described()})
         sources, shares, files = [], {}, {}
-        for source, share, photograph in place_subjects(subjects, out, subset, workers=making.workers):
+        for source, share, photograph in place_subjects(subjects, out, subset, workers=options.workers):
             sources.append(source)
             shares[source.image, source.mask] = share
             files[source.image] = photograph
@@ -99,14 +99,14 @@ def _prepare(wanted: Input, making: Making, out: Path, subset: str, report: Path
         let_go(out)
         raise
     report = report or out / DAMAGE
-    damage.write(report)
-    counts = counted(wanted, survey, damage, files)
-    if damage.counts:
-        logger.warning("%d rows, photographs or masks are damaged, see %s: %s", damage.counts.total(), report, in_words(damage.counts))
+    problems.write(report)
+    counts = counts_of(wanted, seen, problems, files)
+    if problems.counts:
+        logger.warning("%d rows, photographs or masks are damaged, see %s: %s", problems.counts.total(), report, in_words(problems.counts))
     if not sources:
         let_go(out)
-        reasons = in_words(survey.dropped)
-        raise ValueError(f"at least one photograph with a mask must be left, got none of {survey.photographs} ({reasons}). Relax filters.")
+        reasons = in_words(seen.dropped)
+        raise ValueError(f"at least one photograph with a mask must be left, got none of {seen.photographs} ({reasons}). Relax filters.")
     return Prepared(sources, shares, same_files(files.items()), counts)
 
 
@@ -123,7 +123,7 @@ def _take(out: Path, subset: str, settings: dict[str, Any]) -> None:
                 (folder / name).unlink(missing_ok=True)
 
 
-def _finish(prepared: Prepared, making: Making, out: Path, counts: dict[str, Any]) -> dict[str, Any]:
+def _finish(prepared: Prepared, options: BuildOptions, out: Path, counts: dict[str, Any]) -> dict[str, Any]:
     hold(out, "--out")
     try:
         by_photograph: dict[str, list[str]] = {}
@@ -137,7 +137,7 @@ def _finish(prepared: Prepared, making: Making, out: Path, counts: dict[str, Any
         if not shares:
             rejected = in_words(counts["selection"]["rejected"])
             raise ValueError(f"selection must leave at least one composite, got none ({rejected}). Relax its limits.")
-        train, test = split_photographs(by_photograph, seed=making.recipe.seed, test_share=making.test_share, same=prepared.same)
+        train, test = split_photographs(by_photograph, seed=options.recipe.seed, test_share=options.test_share, same=prepared.same)
         sides = {TRAIN_LIST: train, TEST_LIST: test}
         lines = {file: [line for name in names for line in by_photograph[name]] for file, names in sides.items()}
         for file in lines:
@@ -146,13 +146,13 @@ def _finish(prepared: Prepared, making: Making, out: Path, counts: dict[str, Any
         for file, listed in lines.items():
             write_list(out / file, listed)
             if not listed:
-                logger.warning("%s is empty: --test-share %.3g of %d photographs.", file, making.test_share, len(by_photograph))
+                logger.warning("%s is empty: --test-share %.3g of %d photographs.", file, options.test_share, len(by_photograph))
         result = {
             **counts,
             "equal_photographs": len(prepared.same),
             "photographs_listed": {file: len(names) for file, names in sides.items()},
             "composites_listed": {file: len(listed) for file, listed in lines.items()},
-            "foreground_share": draw_shares(shares, making.iharmony4, out / PICTURE),
+            "foreground_share": draw_shares(shares, options.iharmony4, out / PICTURE),
         }
         with written_whole(out / REPORT) as temporary:
             temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,17 +11,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ...common.run_folder import digest
-from .damage import Damage, OnBad
+from .problems import Problems, OnBad
 from .filters import Filters
 from .photographs import PhotographFolder
 from .split import TEST_SHARE, split_photographs
-from .subjects import Subject, Survey, csv_subjects, folder_subjects
+from .subjects import Subject, Counts, csv_subjects, folder_subjects
 
 SHOWN = 5  # damaged rows and images that a plan shows
 
 
 @dataclass(frozen=True)
-class Input:
+class InputSpec:
     """What photographs and masks there are, and which of them are taken. Either `csv` or `masks` is None. limit: of pairs."""
 
     photographs: Path
@@ -32,15 +32,15 @@ class Input:
     on_bad_image: OnBad = "skip"
     limit: int | None = None
 
-    def look(self) -> tuple[Iterator[Subject], Damage, Survey]:
+    def scan(self) -> tuple[Iterator[Subject], Problems, Counts]:
         """The pairs, one after another; and what is found wrong, and counted, on the way.
 
         Raises: FileNotFoundError, ValueError for folders and files that are missing or of another kind.
         """
-        survey, damage = Survey(), Damage(self.csv or self.masks, self.on_bad_row, self.on_bad_image)
+        counts, problems = Counts(), Problems(self.csv or self.masks, self.on_bad_row, self.on_bad_image)
         subjects = csv_subjects if self.csv is not None else folder_subjects
-        found = subjects(self.csv or self.masks, PhotographFolder(self.photographs), self.filters, damage, survey)
-        return itertools.islice(found, self.limit), damage, survey
+        found = subjects(self.csv or self.masks, PhotographFolder(self.photographs), self.filters, problems, counts)
+        return itertools.islice(found, self.limit), problems, counts
 
     def described(self) -> dict[str, Any]:
         """What a folder of results depends on, as JSON values. The masks of a folder are compared one by one instead."""
@@ -49,7 +49,7 @@ class Input:
 
 
 def plan_data_set(
-    wanted: Input, candidates: int, *, models: dict[str, Path], seed: int = 0, test_share: float = TEST_SHARE, report: Path | None = None
+    wanted: InputSpec, candidates: int, *, models: dict[str, Path], seed: int = 0, test_share: float = TEST_SHARE, report: Path | None = None
 ) -> dict[str, Any]:
     """What a run would do: the whole input read and checked, nothing written but `report`, where one is named.
 
@@ -59,32 +59,32 @@ def plan_data_set(
     check_report(report)
     for kind, path in models.items():
         _check_header(path, kind)
-    subjects, damage, survey = wanted.look()
+    subjects, problems, seen = wanted.scan()
     pairs, names = 0, set()
     for subject in subjects:
         pairs += 1
         names.add(subject.name)
     if report is not None:
-        damage.write(report)
+        problems.write(report)
     train, test = split_photographs(names, seed=seed, test_share=test_share)
     return {
-        **counted(wanted, survey, damage, names), "pairs": pairs, "to_make": pairs * candidates, "train": len(train), "test": len(test),
-        "first_damage": damage.first(SHOWN),
+        **counts_of(wanted, seen, problems, names), "pairs": pairs, "to_make": pairs * candidates, "train": len(train), "test": len(test),
+        "first_damage": problems.first(SHOWN),
     }  # fmt: skip
 
 
-def counted(wanted: Input, survey: Survey, damage: Damage, names: Collection[str]) -> dict[str, Any]:
+def counts_of(wanted: InputSpec, seen: Counts, problems: Problems, names: Collection[str]) -> dict[str, Any]:
     """What reports say of the input. names: of the photographs that are taken."""
     keep = wanted.filters.keep
     return {
-        "photographs": survey.photographs,
-        "rows": survey.rows,
-        "damaged_rows": damage.rows,
-        "damage": dict(damage.counts),
-        "dropped": dict(survey.dropped),
+        "photographs": seen.photographs,
+        "rows": seen.rows,
+        "damaged_rows": problems.rows,
+        "damage": dict(problems.counts),
+        "dropped": dict(seen.dropped),
         "kept": len(names),
         # known once all photographs were looked at
-        "keep_list_absent": None if keep is None or wanted.limit is not None else len(keep) - survey.in_keep_list,
+        "keep_list_absent": None if keep is None or wanted.limit is not None else len(keep) - seen.in_keep_list,
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ...dataset.layout import check_name
-from .damage import Damage
+from .problems import Problems
 from .filters import Filters
 from .photographs import PhotographFolder, size_of, without_suffix, wrong_with
 from .rle import RunMask, merge_runs, parse_runs
@@ -53,7 +53,7 @@ class Subject:
 
 
 @dataclass
-class Survey:
+class Counts:
     """What was looked at so far. rows: of the CSV. in_keep_list: photographs that a keep list names. dropped: reason -> pairs of a
     photograph and a mask."""
 
@@ -63,36 +63,36 @@ class Survey:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def csv_subjects(path: Path, photographs: PhotographFolder, filters: Filters, damage: Damage, survey: Survey) -> Iterator[Subject]:
+def csv_subjects(path: Path, photographs: PhotographFolder, filters: Filters, problems: Problems, counts: Counts) -> Iterator[Subject]:
     """The photographs that the CSV has outlines for, in the order of their first rows; the mask is the union of all valid parts.
 
     Rows of one photograph need not be adjacent. Memory does not grow with the number of rows: the first pass notes on disk where each
     photograph's rows lie, the second reads them there.
-    Raises: as Table; ValueError for damage, where that is to stop. Source: SPEC §6.
+    Raises: as Table; ValueError for problems, where that is to stop. Source: SPEC §6.
     """
     table = Table(path, with_classes=filters.by_class)
 
     def on_problem(kind: str, message: str, record: Record) -> None:
-        damage.add(kind, message, line=record.line)
+        problems.add(kind, message, line=record.line)
 
     with tqdm(total=table.bytes, desc=path.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-        index, survey.rows = read_index(table, _photograph_name, on_problem, lambda offset: bar.update(offset - bar.n))
+        index, counts.rows = read_index(table, _photograph_name, on_problem, lambda offset: bar.update(offset - bar.n))
     for name, places in tqdm(index.photographs(), total=index.count(), desc="Photographs", unit="photograph", dynamic_ncols=True):
-        survey.photographs += 1
-        survey.in_keep_list += filters.keeps(name)
+        counts.photographs += 1
+        counts.in_keep_list += filters.keeps(name)
         photograph = photographs.find(name)
         size = _photograph_size(table, table.records(places), photograph)
-        mask, classes = _union(table, name, table.records(places), damage, size)
+        mask, classes = _union(table, name, table.records(places), problems, size)
         reason = filters.drops_name(name)
         if reason is None:
             reason = "no_valid_part" if mask is None else filters.drops_classes(classes) or filters.drops_share(mask.share)
         if reason is None and (wrong := wrong_with(photograph, mask.size)):
             reason, message = wrong
-            damage.add(reason, message, line=places[0].line, name=name)
+            problems.add(reason, message, line=places[0].line, name=name)
         if reason is None:
             yield Subject(name, ONLY_MASK, photograph, mask)
         else:
-            survey.dropped[reason] += 1
+            counts.dropped[reason] += 1
 
 
 def _photograph_name(image_id: str) -> str:
@@ -110,7 +110,7 @@ def _photograph_size(table: Table, records: Iterator[Record], photograph: Path |
 
 
 def _union(
-    table: Table, name: str, records: Iterator[Record], damage: Damage, size: tuple[int, int] | None
+    table: Table, name: str, records: Iterator[Record], problems: Problems, size: tuple[int, int] | None
 ) -> tuple[RunMask | None, set[int]]:
     """The union of a photograph's valid parts, None without any, and their classes. size: height and width that each must have; None: the
     first valid part's."""
@@ -127,7 +127,7 @@ def _union(
             kind = "runs"
             part = parse_runs(table.value(record, "EncodedPixels"), *found)
         except ValueError as error:
-            damage.add(kind, str(error), line=record.line, name=name)
+            problems.add(kind, str(error), line=record.line, name=name)
             continue
         if size is None:
             size, whose = found, f"line {record.line}'s"
@@ -156,26 +156,26 @@ def _class(table: Table, record: Record) -> int | None:
     return int(text)
 
 
-def folder_subjects(masks: Path, photographs: PhotographFolder, filters: Filters, damage: Damage, survey: Survey) -> Iterator[Subject]:
+def folder_subjects(masks: Path, photographs: PhotographFolder, filters: Filters, problems: Problems, counts: Counts) -> Iterator[Subject]:
     """The photographs of a folder with their masks, `<name>.png` or `<name>_<m>.png` each, by name; white (at least 128) is foreground.
 
     A mask that could be two photographs' is that of the longer name.
-    Raises: ValueError for rules on classes, which masks do not have, or for damage, where that is to stop; FileNotFoundError for a
+    Raises: ValueError for rules on classes, which masks do not have, or for problems, where that is to stop; FileNotFoundError for a
     missing folder.
     """
     if filters.by_class:
         raise ValueError("rules on classes must go with --csv, which has classes, got them with --masks. Leave them out.")
-    found = _masks_of(masks, photographs, damage, survey)
+    found = _masks_of(masks, photographs, problems, counts)
     for name in tqdm(photographs.names(), desc="Photographs", unit="photograph", dynamic_ncols=True):
-        survey.photographs += 1
-        survey.in_keep_list += filters.keeps(name)
+        counts.photographs += 1
+        counts.in_keep_list += filters.keeps(name)
         try:
             check_name(name, "photograph")
             if not found.get(name):
                 raise ValueError(f"photograph must have a mask {name}.png or {name}_<m>.png in {masks}, got none. Make one.")
         except ValueError as error:
-            survey.dropped["mask_absent"] += 1
-            damage.add("mask_absent", str(error), name=name)
+            counts.dropped["mask_absent"] += 1
+            problems.add("mask_absent", str(error), name=name)
             continue
         for mask_name, path in sorted(found[name].items()):
             reason = filters.drops_name(name)
@@ -185,16 +185,16 @@ def folder_subjects(masks: Path, photographs: PhotographFolder, filters: Filters
                 wrong = wrong or wrong_with(photographs.find(name), mask.size)
                 if wrong:
                     reason = wrong[0]
-                    damage.add(*wrong, name=f"{name}_{mask_name}")
+                    problems.add(*wrong, name=f"{name}_{mask_name}")
                 else:
                     reason = filters.drops_share(mask.share)
             if reason is None:
                 yield Subject(name, mask_name, photographs.find(name), mask)
             else:
-                survey.dropped[reason] += 1
+                counts.dropped[reason] += 1
 
 
-def _masks_of(masks: Path, photographs: PhotographFolder, damage: Damage, survey: Survey) -> dict[str, dict[str, Path]]:
+def _masks_of(masks: Path, photographs: PhotographFolder, problems: Problems, counts: Counts) -> dict[str, dict[str, Path]]:
     """Photograph -> mask name -> file."""
     if not masks.is_dir():
         raise FileNotFoundError(f"masks folder {masks.name!r} must exist, looked in {masks.parent.resolve()}. Check --masks.")
@@ -214,8 +214,8 @@ def _masks_of(masks: Path, photographs: PhotographFolder, damage: Damage, survey
         else:
             found[name][mask_name] = path
             continue
-        survey.dropped[kind] += 1
-        damage.add(kind, message, name=path.stem)
+        counts.dropped[kind] += 1
+        problems.add(kind, message, name=path.stem)
     return found
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffharmony.train.config import DataConfig
 from diffharmony.train.data.dataset.dataset.batches import make_loader
-from diffharmony.train.data.dataset.dataset.sampler import CounterBatches
+from diffharmony.train.data.dataset.dataset.sampler import BatchSampler
 
 SIDE = 40
 
@@ -57,4 +57,4 @@ def config_of(root, **changes):
 
 def steps(dataset, *, batch_size, count, workers=0, **share):
     """The batches of `count` steps."""
-    return list(make_loader(dataset, CounterBatches(batch_size=batch_size, steps=count, **share), workers))
+    return list(make_loader(dataset, BatchSampler(batch_size=batch_size, steps=count, **share), workers))

@@ -115,8 +115,8 @@ def test_the_report_counts_all_that_was_dropped(whole):
     assert report["composites_listed"] == report["photographs_listed"] == dict(zip(LISTS, (7, 3)))
     shares = [np.asarray(Image.open(path)).mean() / 255 for path in (whole / "HumanHarmony" / "masks").iterdir()]
     assert report["foreground_share"]["above"] == {"Human Harmony": pytest.approx(np.mean(np.array(shares) > 0.2))}
-    damage = [json.loads(line) for line in listed(whole, "damage.jsonl")]
-    assert [(one["line"], one["kind"], one["name"]) for one in damage] == [(6, "runs", NAMES[1]), (23, "photograph_absent", "absent")]
+    problems = [json.loads(line) for line in listed(whole, "damage.jsonl")]
+    assert [(one["line"], one["kind"], one["name"]) for one in problems] == [(6, "runs", NAMES[1]), (23, "photograph_absent", "absent")]
     assert Image.open(whole / "figure2.png").size[0] > 500
 
 

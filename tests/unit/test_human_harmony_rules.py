@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffharmony.dataset.same_files import same_files
-from diffharmony.inverse.human_harmony.damage import Damage
+from diffharmony.inverse.human_harmony.problems import Problems
 from diffharmony.inverse.human_harmony.filters import Filters, read_keep_list
 from diffharmony.inverse.human_harmony.photographs import PhotographFolder
 from diffharmony.inverse.human_harmony.split import TEST_SHARE, split_photographs
-from diffharmony.inverse.human_harmony.subjects import Survey, csv_subjects, folder_subjects
+from diffharmony.inverse.human_harmony.subjects import Counts, csv_subjects, folder_subjects
 from diffharmony.tests.unit.made_human_harmony import box, row, write_mask, write_photograph, write_table
 
 NAMES = st.lists(st.text("abcdefgh_ 0123", min_size=1, max_size=6), max_size=60, unique=True)
@@ -45,10 +45,10 @@ class TestFilters:
          {"share_too_small": 1, "not_in_keep_list": 1, "dropped_class": 1}),
     ])  # fmt: skip
     def test_each_rule_counts_what_it_drops(self, place, rules, kept, dropped):
-        survey = Survey()
-        found = csv_subjects(place, PhotographFolder(place.parent / "train"), Filters(**rules), Damage(place), survey)
+        counts = Counts()
+        found = csv_subjects(place, PhotographFolder(place.parent / "train"), Filters(**rules), Problems(place), counts)
         assert [subject.name for subject in found] == kept
-        assert survey.dropped == dropped and survey.photographs == 4
+        assert counts.dropped == dropped and counts.photographs == 4
 
     @pytest.mark.parametrize(("rules", "message"), [
         ({"min_share": 0.5, "max_share": 0.4}, "shares must be 0 <= min-share <= max-share <= 1, got 0.5 and 0.4"),
@@ -78,22 +78,22 @@ class TestFolderOfMasks:
         for name, mask in names.items():
             write_mask(folder / "masks" / f"{name}.png", mask)
 
-    def survey(self, folder, filters=Filters(), **how):
-        damage, survey = Damage(folder / "masks", **how), Survey()
-        found = list(folder_subjects(folder / "masks", PhotographFolder(folder), filters, damage, survey))
-        named = [(entry["name"], entry["kind"]) for entry in damage.first(-1)]
-        return {(one.name, one.mask_name): one for one in found}, named, survey
+    def counts(self, folder, filters=Filters(), **how):
+        problems, counts = Problems(folder / "masks", **how), Counts()
+        found = list(folder_subjects(folder / "masks", PhotographFolder(folder), filters, problems, counts))
+        named = [(entry["name"], entry["kind"]) for entry in problems.first(-1)]
+        return {(one.name, one.mask_name): one for one in found}, named, counts
 
     def test_one_or_several_masks_by_name(self, tmp_path):
         for name in ("a", "a_b", "a_b_1", "größe 3"):
             write_photograph(tmp_path / f"{name}.jpg", 10, 8)
         part, other = box(10, 8, 0, 5, 0, 8), box(10, 8, 5, 10, 0, 4)
         self.masks(tmp_path, {"a": part, "a_b_1": part, "a_b_2": other, "größe 3_x": other})
-        found, damage, survey = self.survey(tmp_path)
+        found, problems, counts = self.counts(tmp_path)
         # a_b_1 is a photograph's own name, and so its mask
         assert list(found) == [("a", "1"), ("a_b", "2"), ("a_b_1", "1"), ("größe 3", "x")]
         assert np.array_equal(found["a_b", "2"].mask.pixels() == 255, other) and found["a", "1"].mask.share == 0.5
-        assert damage == [] and survey.photographs == 4 and not survey.dropped
+        assert problems == [] and counts.photographs == 4 and not counts.dropped
 
     def test_what_does_not_fit_is_named(self, tmp_path):
         for name in ("a", "b", "c", "d", "e"):
@@ -101,24 +101,24 @@ class TestFolderOfMasks:
         part = box(10, 8, 0, 5, 0, 8)
         self.masks(tmp_path, {"a": part, "a_1": part, "b": part & False, "c": part.T, "nobody_1": part, "d": part})
         (tmp_path / "masks" / "d.png").write_bytes(b"no picture")
-        found, damage, survey = self.survey(tmp_path)
+        found, problems, counts = self.counts(tmp_path)
         assert list(found) == [("a", "1")]
         expected = [
             ("a_1", "mask_name"), ("b_1", "mask_empty"), ("c_1", "photograph_size"), ("d_1", "mask_unreadable"), ("e", "mask_absent"),
             ("nobody_1", "photograph_absent"),
         ]  # fmt: skip
-        assert damage == expected and survey.dropped == {kind: 1 for _, kind in expected}
+        assert problems == expected and counts.dropped == {kind: 1 for _, kind in expected}
         with pytest.raises(ValueError, match="a_1 in .*masks: a_1.png must be the only mask 1"):
-            self.survey(tmp_path, on_bad_image="stop")
+            self.counts(tmp_path, on_bad_image="stop")
 
     def test_rules_on_names_and_shares_hold_and_those_on_classes_are_refused(self, tmp_path):
         for name in ("a", "b"):
             write_photograph(tmp_path / f"{name}.png", 10, 8)
         self.masks(tmp_path, {"a_1": box(10, 8, 0, 5, 0, 8), "a_2": box(10, 8, 0, 1, 0, 8), "b": box(10, 8, 0, 5, 0, 8)})
-        found, _, survey = self.survey(tmp_path, Filters(keep=frozenset({"a"}), min_share=0.2))
-        assert list(found) == [("a", "1")] and survey.dropped == {"not_in_keep_list": 1, "share_too_small": 1}
+        found, _, counts = self.counts(tmp_path, Filters(keep=frozenset({"a"}), min_share=0.2))
+        assert list(found) == [("a", "1")] and counts.dropped == {"not_in_keep_list": 1, "share_too_small": 1}
         with pytest.raises(ValueError, match="rules on classes must go with --csv"):
-            self.survey(tmp_path, Filters(min_classes=2))
+            self.counts(tmp_path, Filters(min_classes=2))
 
 
 def test_suffixes_in_any_case_and_of_several_files_the_first_kind(tmp_path):

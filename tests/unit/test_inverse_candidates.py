@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffharmony.diffusion import harmonize
-from diffharmony.diffusion.prepacked import PackedConvolutions
+from diffharmony.diffusion.prepacked import PrepackedConvolutions
 from diffharmony.inverse import candidate_seed, generate_candidates
 from diffharmony.tests.unit.made_inverse import inverse_pair
 from diffharmony.tests.unit.made_starts import make_vae
@@ -70,16 +70,16 @@ def test_packed_convolutions_are_the_models_own_to_rounding(pair):
             return unet(sample, 500.0, encoder_hidden_states=prompt).sample
 
     plain = predict()
-    packed = PackedConvolutions(unet)
+    packed = PrepackedConvolutions(unet)
     with packed:
         first = predict()
-        with PackedConvolutions(unet):
+        with PrepackedConvolutions(unet):
             assert torch.equal(predict(), first)
         larger = predict(sample.repeat(1, 1, 2, 2))
         assert torch.equal(predict(), first)
     torch.testing.assert_close(first, plain, rtol=0, atol=1e-5)
     assert torch.equal(predict(), plain)
-    with PackedConvolutions(unet):  # packed for the larger image first
+    with PrepackedConvolutions(unet):  # packed for the larger image first
         assert torch.equal(predict(sample.repeat(1, 1, 2, 2)), larger) and torch.equal(predict(), first)
     assert not any("_conv_forward" in module.__dict__ for module in unet.modules())
 
@@ -144,7 +144,7 @@ def test_a_seed_is_of_its_four_alone(base, image, mask, k):
 
 
 def test_seeds_stay_what_they_are():
-    """Folders made with an earlier version must go on: the numbers are part of the format."""
+    """DirectoryIndex made with an earlier version must go on: the numbers are part of the format."""
     assert candidate_seed(0, "a0001", "1", 1) == 7960689815541832123
     assert candidate_seed(7, "größe", "1", 10) == candidate_seed(7, "gro\u0308ße", "1", 10) == 1889882558469425910
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.dataset.layout import CANDIDATES
-from diffharmony.dataset.pairs import Folders
+from diffharmony.dataset.pairs import DirectoryIndex
 from diffharmony.inverse import candidate_seed
 from diffharmony.inverse.manifest import Ledger, read_manifest
 from diffharmony.inverse.sources import folder_sources, listed_sources
@@ -307,23 +307,23 @@ def test_bad_images_stop_or_are_left_out_and_counted(models, data, tmp_path, cap
 
 
 def test_pairs_of_a_list_and_of_a_folder(data, tmp_path):
-    listed, composites = listed_sources(data, "IHD_train.txt", Folders())
+    listed, composites = listed_sources(data, "IHD_train.txt", DirectoryIndex())
     assert [(source.subset, source.image, source.mask) for source in listed] == PAIRS and composites == 8
-    assert sorted(folder_sources(data, Folders()), key=str) == sorted(listed, key=str)
-    first, composites = listed_sources(data, "IHD_train.txt", Folders(), limit=2)
+    assert sorted(folder_sources(data, DirectoryIndex()), key=str) == sorted(listed, key=str)
+    first, composites = listed_sources(data, "IHD_train.txt", DirectoryIndex(), limit=2)
     assert first == listed[:2] and composites == 3
     write_photographs(tmp_path, photographs=[("", "a b", ("1",), ".png")])
-    (source,) = folder_sources(tmp_path, Folders())
+    (source,) = folder_sources(tmp_path, DirectoryIndex())
     assert (source.real, source.mask_path) == ("real_images/a b.png", "masks/a b_1.png")
-    assert listed_sources(tmp_path, "IHD_train.txt", Folders())[0] == [source]
+    assert listed_sources(tmp_path, "IHD_train.txt", DirectoryIndex())[0] == [source]
     (tmp_path / "masks" / "unnumbered.png").write_bytes(b"")
     with pytest.raises(ValueError, match="mask must be named <image>_<mask>.png, got .*unnumbered.png"):
-        folder_sources(tmp_path, Folders())
+        folder_sources(tmp_path, DirectoryIndex())
     (tmp_path / "outside.txt").write_text("../composite_images/a_1_1.png\n")
     with pytest.raises(ValueError, match="must name composites in .*, which lies outside"):
-        listed_sources(tmp_path, "outside.txt", Folders())
+        listed_sources(tmp_path, "outside.txt", DirectoryIndex())
     with pytest.raises(FileNotFoundError, match="masks must lie in"):
-        folder_sources(tmp_path / "masks", Folders())
+        folder_sources(tmp_path / "masks", DirectoryIndex())
 
 
 def test_a_manifest_that_cannot_be_read_is_named_by_line(tmp_path):

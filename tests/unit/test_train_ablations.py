@@ -13,7 +13,7 @@ from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.tests.unit.made_starts import make_unet, make_vae, run_options, same_weights, write_data
 from diffharmony.train import vae as train_vae
 from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
-from diffharmony.train.pretrained import sampling_unet, start_harmony_vae
+from diffharmony.train.pretrained import sampling_unet, load_pretrained_harmony_vae
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ class TestAblations:
         vae = make_vae()
         save_autoencoder(vae, tmp_path / "vae.safetensors", dtype=torch.float32)
         start = tmp_path / "vae.safetensors"
-        zero, random = start_harmony_vae(start), start_harmony_vae(start, "random", seed=3)
+        zero, random = load_pretrained_harmony_vae(start), load_pretrained_harmony_vae(start, "random", seed=3)
         image, mask, z = torch.rand(1, 3, 16, 16), torch.ones(1, 1, 16, 16), torch.randn(1, 4, 8, 8)
         with torch.no_grad():
             assert torch.equal(zero.decode(z, zero.encode_condition(image, mask)).sample, vae.decode(z).sample)
@@ -60,8 +60,8 @@ class TestAblations:
         assert names and all("skip_conv" in name or "add_conv_in" in name for name in names)
         assert len(names) == 2 * len(random.zero_convs()) == 2 * (4 + 3)  # weight and bias; 4 skip features, mask, mid, latent
         assert random.conditional_encoder.add_conv_in.weight.std().item() == pytest.approx(3**-0.5 / 3, rel=0.1)  # U(-1/3, 1/3)
-        assert same_weights(random, start_harmony_vae(start, "random", seed=3))
-        assert not same_weights(random, start_harmony_vae(start, "random", seed=4))
+        assert same_weights(random, load_pretrained_harmony_vae(start, "random", seed=3))
+        assert not same_weights(random, load_pretrained_harmony_vae(start, "random", seed=4))
 
     def test_a_loss_that_overflows_stops_the_run(self, data, tmp_path):
         """Where random initialisation leads, the loop's own stop catches it (the paper has NaN for E_c only)."""
@@ -75,9 +75,9 @@ class TestAblations:
 
     def test_random_and_further_training_contradict_each_other(self, tmp_path):
         save_harmony_vae(HarmonyVAE.from_autoencoder_kl(make_vae()), tmp_path / "vae.safetensors", dtype=torch.float32)
-        assert isinstance(start_harmony_vae(tmp_path / "vae.safetensors"), HarmonyVAE)
+        assert isinstance(load_pretrained_harmony_vae(tmp_path / "vae.safetensors"), HarmonyVAE)
         with pytest.raises(ValueError, match="initialization must be left out for a Harmony-VAE to train further, got 'random'"):
-            start_harmony_vae(tmp_path / "vae.safetensors", "random")
+            load_pretrained_harmony_vae(tmp_path / "vae.safetensors", "random")
         with pytest.raises(ValueError, match="initialization must be one of zero, random, got 'ones'"):
             HarmonyVAE.from_autoencoder_kl(make_vae(), "ones")
 

@@ -20,16 +20,16 @@ from diffharmony.classifier.checkpoint import load_harmony_classifier
 from diffharmony.classifier.model import HarmonyClassifier
 from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.dataset.pairs import Pair, read_list
-from diffharmony.train.classifier import ClassifierArchitecture, ClassifierTask, ClassifierTraining, load_data, main, start_classifier
+from diffharmony.train.classifier import ClassifierArchitecture, ClassifierTask, ClassifierTraining, load_data, main, load_pretrained_classifier
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
-from diffharmony.train.data.dataset.dataset.batches import Cut
+from diffharmony.train.data.dataset.dataset.batches import Crop
 from diffharmony.train.data.dataset.dataset.classifier_pairs import (
     ClassifierPairs,
     cache_features,
     check_apart,
     photographs_of,
     split_photographs,
-    treat_alike,
+    augment_jointly,
 )
 
 SIDE, PHOTOGRAPHS = 48, 40
@@ -169,9 +169,9 @@ class TestEqualTreatment:
 
     def test_a_pair_without_a_change_stays_without(self):
         image = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
-        cut = Cut(image, image, torch.ones(1, SIDE, SIDE, dtype=torch.uint8), 0, "name")
+        cut = Crop(image, image, torch.ones(1, SIDE, SIDE, dtype=torch.uint8), 0, "name")
         for seed in range(8):
-            treated = treat_alike(cut, np.random.default_rng(seed))
+            treated = augment_jointly(cut, np.random.default_rng(seed))
             assert torch.equal(treated.composite, treated.real) and not torch.equal(treated.real, image)
 
 
@@ -216,7 +216,7 @@ class TestTraining:
     def test_a_classifier_is_trained_further(self, trained, pictures, tmp_path):
         result, _ = trained
         config = config_of(pictures, tmp_path / "more", init=Path(result["checkpoint"]))
-        assert torch.equal(start_classifier(config).probe[2].weight, load_harmony_classifier(result["checkpoint"]).probe[2].weight)
+        assert torch.equal(load_pretrained_classifier(config).probe[2].weight, load_harmony_classifier(result["checkpoint"]).probe[2].weight)
         assert main(config)["report"]["auc"] > 0.85
 
     def test_a_killed_run_gives_the_same_weights(self, runs, pictures, tmp_path):
@@ -258,7 +258,7 @@ class TestFeatures:
     def test_they_are_the_backbones_own_and_belong_to_it(self, pictures, tmp_path):
         config = with_resnet(config_of(pictures, tmp_path))
         config = replace(config, data=replace(config.data, flip=False))
-        classifier, (_, held_out) = start_classifier(config), load_data(config)
+        classifier, (_, held_out) = load_pretrained_classifier(config), load_data(config)
         arguments = {"views": 1, "folder": tmp_path, "seed": 0, "device": torch.device("cpu")}
         cached = cache_features(classifier, held_out, **arguments)
         assert cached.tensors["real_features"].shape == (len(held_out), 2048)
@@ -279,7 +279,7 @@ class TestFeatures:
         theirs = models.resnet50()
         torch.save(theirs.state_dict(), tmp_path / "resnet50.pth")
         config = replace(with_resnet(config_of(pictures, tmp_path)), backbone_weights=str(tmp_path / "resnet50.pth"))
-        assert torch.equal(start_classifier(config).backbone.layer3[5].conv2.weight, theirs.layer3[5].conv2.weight)
+        assert torch.equal(load_pretrained_classifier(config).backbone.layer3[5].conv2.weight, theirs.layer3[5].conv2.weight)
 
 
 class TestRefusals:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from diffharmony.dataset.pairs import BadImage, Pair
-from diffharmony.train.data.dataset.dataset.crops import _two_level, read_cut
+from diffharmony.train.data.dataset.dataset.crops import _two_level, read_crop
 
 
 def ellipses(rng, width, height, count):
@@ -48,5 +48,5 @@ def test_floating_values_are_refused(tmp_path, bad):
     for name, path in paths.items():
         Image.fromarray(np.full((40, 40), 0.5, np.float32) if name == bad else np.full((40, 40), 200, np.uint8)).save(path)
     with pytest.raises(BadImage, match=f"{bad}.tif must have 8 or 16 bits per channel, got floating values. Export it as PNG.") as caught:
-        read_cut(Pair(**paths, subset="S"), 32, min_crop=1.0, flip=False, rng=np.random.default_rng(0))
+        read_crop(Pair(**paths, subset="S"), 32, min_crop=1.0, flip=False, rng=np.random.default_rng(0))
     assert caught.value.path == paths[bad]

@@ -15,9 +15,9 @@ from PIL import Image
 
 from diffharmony.dataset.pairs import Pair, read_list
 from diffharmony.tests.unit.made_pairs import config_of, own, root  # noqa: F401
-from diffharmony.train.data.dataset.dataset.crops import draw_crop, on_grid, read_cut, reduction
+from diffharmony.train.data.dataset.dataset.crops import draw_crop, on_grid, read_crop, reduction
 from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
-from diffharmony.train.data.dataset.dataset.sampler import CounterBatches, ShuffledStream
+from diffharmony.train.data.dataset.dataset.sampler import BatchSampler, ShuffledSampler
 
 
 class TestLists:
@@ -81,7 +81,7 @@ class TestLists:
 
 class TestStream:
     def test_one_set_is_passes_over_it(self):
-        stream = ShuffledStream([7], seed=3)
+        stream = ShuffledSampler([7], seed=3)
         order = [stream[counter] for counter in range(21)]
         assert all(sorted(order[start : start + 7]) == list(range(7)) for start in (0, 7, 14))
         assert order[7:14] == np.random.default_rng((3, 0, 1)).permutation(7).tolist() != order[:7]
@@ -93,9 +93,9 @@ class TestStream:
         total, shares = sum(lengths), weights or lengths
         if min(shares) * total < sum(shares):
             with pytest.raises(ValueError, match="data.weights must give each of data.roots an image"):
-                ShuffledStream(lengths, seed, weights)
+                ShuffledSampler(lengths, seed, weights)
             return
-        stream, starts = ShuffledStream(lengths, seed, weights), np.cumsum([0, *lengths])
+        stream, starts = ShuffledSampler(lengths, seed, weights), np.cumsum([0, *lengths])
         order = [stream[counter] for counter in range(5 * total)]
         for number, length in enumerate(lengths):
             own = [item - starts[number] for item in order if starts[number] <= item < starts[number + 1]]
@@ -103,14 +103,14 @@ class TestStream:
             assert all(len(set(own[start : start + length])) == length for start in range(0, len(own) - length + 1, length))
         if not weights:  # an epoch is every item once
             assert all(sorted(order[start : start + total]) == list(range(total)) for start in range(0, 5 * total, total))
-        other = ShuffledStream(lengths, seed, weights)
+        other = ShuffledSampler(lengths, seed, weights)
         for counter in (4 * total, 0, 3 * total - 1, total):  # in any order of asking
             assert other[counter] == order[counter]
 
     @pytest.mark.parametrize("weights", [(1.0,), (1, 0), (1, float("nan")), (1, 2, 3)])
     def test_weights_that_do_not_fit(self, weights):
         with pytest.raises(ValueError, match=r"data.weights must be one number above 0 for each of data.roots \(2\)"):
-            ShuffledStream([4, 5], 0, weights)
+            ShuffledSampler([4, 5], 0, weights)
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(1, 3), st.integers(0, 3))
@@ -118,7 +118,7 @@ class TestStream:
         batch = accumulation * processes * share
         streams = [
             list(
-                CounterBatches(batch_size=batch, steps=5, first_step=first_step, accumulation=accumulation, rank=rank, processes=processes)
+                BatchSampler(batch_size=batch, steps=5, first_step=first_step, accumulation=accumulation, rank=rank, processes=processes)
             )
             for rank in range(processes)
         ]
@@ -161,7 +161,7 @@ class TestCuts:
         for path in (pair.composite, pair.real):
             Image.fromarray(mask).convert("RGB").save(path, quality=95)
         for seed in range(8):
-            composite, real, found = (cut.float() for cut in read_cut(pair, 32, min_crop=0.9, flip=True, rng=np.random.default_rng(seed)))
+            composite, real, found = (cut.float() for cut in read_crop(pair, 32, min_crop=0.9, flip=True, rng=np.random.default_rng(seed)))
             assert composite.equal(real) and 0 < found.mean() < 1
             white = composite.mean(0) / 255
             assert ((white > 0.5).float() != found[0]).float().mean() < 0.03  # pixels half covered
@@ -181,7 +181,7 @@ class TestCuts:
         Image.new("L", photograph.size, 255).save(pair.mask)
 
         def cut(size):
-            return read_cut(pair, size, min_crop=1.0, flip=False, rng=np.random.default_rng(0))
+            return read_crop(pair, size, min_crop=1.0, flip=False, rng=np.random.default_rng(0))
 
         composite, real, mask = cut(512)
         assert composite.equal(torch.from_numpy(np.array(decoded)).permute(2, 0, 1)) and composite.equal(real) and mask.min() == 1
@@ -206,5 +206,5 @@ class TestCuts:
         (grey.quantize() if mode == "P" else grey.convert(mode)).save(pair.composite)
         grey.save(pair.real)
         Image.new("1", (64, 64), 1).save(pair.mask)
-        composite, real, mask = read_cut(pair, 32, min_crop=1, flip=False, rng=np.random.default_rng(0))
+        composite, real, mask = read_crop(pair, 32, min_crop=1, flip=False, rng=np.random.default_rng(0))
         assert (composite.int() - real.int()).abs().max() <= 3 and mask.min() == 1

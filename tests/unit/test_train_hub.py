@@ -27,13 +27,13 @@ from diffharmony.train.hub import parse_hub_id
 ASK = """
 import hashlib, json, sys
 from diffharmony.__main__ import main
-from diffharmony.train.pretrained import start_unet, start_vae
+from diffharmony.train.pretrained import load_pretrained_unet, load_pretrained_vae
 
 def answer(kind, start):
     if kind == "run":
         return [main(start.split())]
     try:
-        model = start_vae(start) if kind == "vae" else start_unet(start, direction="harmonize", widen=kind == "narrow")
+        model = load_pretrained_vae(start) if kind == "vae" else load_pretrained_unet(start, direction="harmonize", widen=kind == "narrow")
     except (FileNotFoundError, ValueError) as error:
         return [type(error).__name__, str(error)]
     digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())).hexdigest()

@@ -15,10 +15,10 @@ from diffharmony.dataset.pairs import BadImage, read_list
 from diffharmony.tests.unit.made_pairs import config_of, own, root, steps, write_pairs  # noqa: F401
 from diffharmony.train.checks import check
 from diffharmony.train.config import OptimConfig, RunConfig, TrainingConfig
-from diffharmony.train.data.dataset.dataset.batches import make_loader, unpack
+from diffharmony.train.data.dataset.dataset.batches import make_loader, to_float_batch
 from diffharmony.train.data.dataset.dataset.dataset import HarmonizationDataset
 from diffharmony.train.data.dataset.dataset.latents import cache_latents
-from diffharmony.train.data.dataset.dataset.sampler import CounterBatches
+from diffharmony.train.data.dataset.dataset.sampler import BatchSampler
 
 
 class TestSamples:
@@ -91,7 +91,7 @@ class TestLoader:
     def test_eight_bits_cross_to_this_process(self, root):
         packed = HarmonizationDataset(config_of(root), 0).pack([0, 1])
         assert {packed[name].dtype for name in ("composite", "real", "mask")} == {torch.uint8}
-        batch = unpack(packed)
+        batch = to_float_batch(packed)
         assert batch["composite"].equal(packed["composite"].float() / 127.5 - 1.0) and batch["mask"].is_contiguous()
 
     def test_single_samples_are_collated(self):
@@ -146,7 +146,7 @@ class TestBadImages:
         found = []
         for workers in (0, 2):
             caplog.clear()
-            loader = make_loader(dataset, CounterBatches(batch_size=6, steps=3), workers)
+            loader = make_loader(dataset, BatchSampler(batch_size=6, steps=3), workers)
             with caplog.at_level(logging.WARNING, "diffharmony"):
                 found.append(list(loader))
             assert list(loader.skipped) == [str(own / "HCOCO" / "real_images" / "a1.png")]
@@ -207,7 +207,7 @@ class TestCachedLatents:
         first, again = (self.cached(vae, dataset, tmp_path, views=1) for _ in range(2))
         assert len(list(tmp_path.glob("latents-*"))) == 1 and first.names == again.names
         assert first.names[-1] == first.names[0]  # the pair after the last is the first
-        loader = make_loader(again, CounterBatches(batch_size=6, steps=1), 0)
+        loader = make_loader(again, BatchSampler(batch_size=6, steps=1), 0)
         assert [batch["skipped"] for batch in loader] == [[str(victim)]] and list(loader.skipped) == [str(victim)]
 
 

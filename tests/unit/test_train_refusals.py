@@ -13,7 +13,7 @@ from diffharmony.__main__ import main
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
 from diffharmony.tests.unit.made_training import small_vae, unet_config, vae_command, vae_config
 from diffharmony.train import autoencoder, classifier, refinement, unet, vae
-from diffharmony.train.checks import check, settle
+from diffharmony.train.checks import check, resolve_overrides
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 from diffharmony.train.dry_run import measure_activations, size_of
 from diffharmony.train.loop import Task
@@ -86,7 +86,7 @@ class TestOptions:
     """Options of the command line beside what a preset says."""
 
     def settled(self, preset, *arguments, **changes):
-        return settle(replace(preset, **changes), list(arguments))
+        return resolve_overrides(replace(preset, **changes), list(arguments))
 
     def test_how_long_is_said_once(self):
         tiny, paper = vae.PRESETS["tiny"][1], vae.PRESETS["paper"][1]

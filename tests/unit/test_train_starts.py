@@ -30,7 +30,7 @@ from diffharmony.tests.unit.made_starts import (
 )  # fmt: skip
 from diffharmony.tests.unit.original_layout import original_text_encoder, original_unet, original_vae
 from diffharmony.train import unet as train_unet
-from diffharmony.train.pretrained import find_start, start_unet, start_vae
+from diffharmony.train.pretrained import find_pretrained, load_pretrained_unet, load_pretrained_vae
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ class TestOriginalLayout:
             torch.save({"state_dict": tensors, "global_step": 7, "epoch": 1}, path)
         else:
             save_file(tensors, path)
-        found_vae = start_vae(path)
+        found_vae = load_pretrained_vae(path)
         assert type(found_vae) is AutoencoderKL and same_weights(vae, found_vae) and same_config(vae, found_vae)
-        found = start_unet(path, direction="invert")
+        found = load_pretrained_unet(path, direction="invert")
         assert same_weights(unet, found) and same_config(unet, found)
         assert (found.direction, found.prediction_type) == ("invert", "epsilon")
         torch.testing.assert_close(found.empty_prompt_embeds, prompt, rtol=0, atol=0)
@@ -117,13 +117,13 @@ class TestOriginalLayout:
         vae = make_vae()
         rest = {"loss.logvar": torch.zeros(1), "model_ema.decay": torch.zeros(1)}
         torch.save({"state_dict": {**original_vae(vae, ""), **rest}}, tmp_path / "vae-ft.ckpt")
-        assert same_weights(vae, start_vae(tmp_path / "vae-ft.ckpt"))
+        assert same_weights(vae, load_pretrained_vae(tmp_path / "vae-ft.ckpt"))
 
     def test_half_precision_is_trained_in_float32(self, tmp_path):
         vae, unet = make_vae(), make_unet()
         tensors = {**original_vae(vae), **original_unet(unet)}
         save_file({name: tensor.half() for name, tensor in tensors.items()}, tmp_path / "half.safetensors")
-        assert same_weights(vae.half().float(), start_vae(tmp_path / "half.safetensors"))
+        assert same_weights(vae.half().float(), load_pretrained_vae(tmp_path / "half.safetensors"))
         assert {parameter.dtype for parameter in load_unet(tmp_path / "half.safetensors").parameters()} == {torch.float32}
 
     @pytest.mark.parametrize(
@@ -141,63 +141,63 @@ class TestOriginalLayout:
         tensors = {**original_unet(make_unet()), **original_text_encoder(text_encoder), **change}
         save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=message):
-            start_unet(tmp_path / "model.safetensors", direction="harmonize")
+            load_pretrained_unet(tmp_path / "model.safetensors", direction="harmonize")
 
     def test_a_vae_with_other_parts(self, tmp_path):
         save_file({**original_vae(make_vae()), "first_stage_model.encoder.time_conv.weight": torch.ones(1)}, tmp_path / "vae.safetensors")
         with pytest.raises(ValueError, match="1 parameters besides, such as encoder.time_conv.weight"):
-            start_vae(tmp_path / "vae.safetensors")
+            load_pretrained_vae(tmp_path / "vae.safetensors")
 
     def test_without_a_text_encoder_the_empty_prompt_is_asked_for(self, tmp_path, prompt):
         save_file(original_unet(make_unet()), tmp_path / "unet.safetensors")
         with pytest.raises(ValueError, match="must come with empty_prompt_embeds, or with its text_encoder/.*--empty-prompt FILE"):
-            start_unet(tmp_path / "unet.safetensors", direction="harmonize")
+            load_pretrained_unet(tmp_path / "unet.safetensors", direction="harmonize")
         save_file({"empty_prompt_embeds": prompt}, tmp_path / "prompt.safetensors")
-        found = start_unet(tmp_path / "unet.safetensors", direction="harmonize", empty_prompt=tmp_path / "prompt.safetensors")
+        found = load_pretrained_unet(tmp_path / "unet.safetensors", direction="harmonize", empty_prompt=tmp_path / "prompt.safetensors")
         assert torch.equal(found.empty_prompt_embeds, prompt)
 
     def test_each_part_says_what_the_other_is(self, tmp_path):
         save_file(original_vae(make_vae()), tmp_path / "vae.safetensors")
         with pytest.raises(ValueError, match="must be a UNet .*It is a VAE in the original layout"):
-            start_unet(tmp_path / "vae.safetensors", direction="harmonize")
+            load_pretrained_unet(tmp_path / "vae.safetensors", direction="harmonize")
         save_file(original_unet(make_unet()), tmp_path / "unet.safetensors")
         with pytest.raises(ValueError, match="must be a VAE, plain or Harmony-VAE, in diffusers' or the original layout"):
-            start_vae(tmp_path / "unet.safetensors")
+            load_pretrained_vae(tmp_path / "unet.safetensors")
 
 
 class TestFolders:
     def test_a_pipeline_or_a_part_of_it(self, pipeline, prompt):
         for place in (pipeline, pipeline / "unet"):
-            found = start_unet(place, direction="harmonize")
+            found = load_pretrained_unet(place, direction="harmonize")
             assert same_weights(make_unet(), found) and found.prediction_type == "v_prediction"
             torch.testing.assert_close(found.empty_prompt_embeds, prompt, rtol=0, atol=0)
         for place in (pipeline, pipeline / "vae"):
-            assert same_weights(make_vae(), start_vae(place))
+            assert same_weights(make_vae(), load_pretrained_vae(place))
 
     def test_relative_paths_and_half_precision_files(self, tmp_path, monkeypatch):
         make_vae().half().save_pretrained(tmp_path / "größe 3" / "vae", variant="fp16")
         monkeypatch.chdir(tmp_path / "größe 3")
-        assert same_weights(make_vae().half().float(), start_vae("vae"))
+        assert same_weights(make_vae().half().float(), load_pretrained_vae("vae"))
         monkeypatch.chdir("vae")
-        assert same_weights(make_vae().half().float(), start_vae(Path(".")))
+        assert same_weights(make_vae().half().float(), load_pretrained_vae(Path(".")))
 
     def test_a_local_path_wins_over_a_hub_id(self, tmp_path, monkeypatch):
         make_vae(seed=5).save_pretrained(tmp_path / "acme" / "pipeline")
         monkeypatch.chdir(tmp_path)
-        assert same_weights(make_vae(seed=5), start_vae("acme/pipeline"))
+        assert same_weights(make_vae(seed=5), load_pretrained_vae("acme/pipeline"))
 
     @pytest.mark.parametrize("name", ["nowhere/at/all", "models/vae.safetensors", "./vae", "~/no-such-folder-here", "vae", "a/b:c:d"])
     def test_a_path_that_does_not_exist_says_where_it_was_looked_for(self, tmp_path, monkeypatch, name):
         monkeypatch.chdir(tmp_path)
         expected = (tmp_path / Path(name).expanduser()).parent
         with pytest.raises(FileNotFoundError) as error:
-            find_start(name, "vae", "init")
+            find_pretrained(name, "vae", "init")
         assert "init must be a folder or file that exists, or a model on the Hub" in str(error.value)
         assert str(expected) in str(error.value)
 
     def test_none(self):
         with pytest.raises(ValueError, match="vae must be a VAE to begin from, got None. Pass --vae with a folder"):
-            start_vae(None, "vae")
+            load_pretrained_vae(None, "vae")
 
 
 class TestWidening:
@@ -222,13 +222,13 @@ class TestWidening:
             start = tmp_path / "sd.safetensors"
             save_file({**original_unet(make_unet(4)), **original_text_encoder(text_encoder)}, start)
         with pytest.raises(ValueError, match="must have 9 input channels .* got 4 and 4. .*--widen-input"):
-            start_unet(start, direction="harmonize")
-        found = start_unet(start, direction="harmonize", widen=True)
+            load_pretrained_unet(start, direction="harmonize")
+        found = load_pretrained_unet(start, direction="harmonize", widen=True)
         assert same_weights(widen_input(make_unet(4)), found) and found.empty_prompt_embeds is not None
 
     def test_a_nine_channel_unet_is_not_widened(self, pipeline):
         with pytest.raises(ValueError, match="4 output channels to be widened to 9, got 9 and 4. Leave --widen-input out"):
-            start_unet(pipeline, direction="harmonize", widen=True)
+            load_pretrained_unet(pipeline, direction="harmonize", widen=True)
         with pytest.raises(ValueError, match="to be widened to 9, got 9"):
             widen_input(make_unet(9))
 

@@ -15,7 +15,7 @@ logger = logging.getLogger("diffharmony")
 IMAGES = ("composite", "real")
 
 
-class Cut(NamedTuple):
+class Crop(NamedTuple):
     """A sample as it is read: composite, real [3,S,S] uint8, mask [1,S,S] uint8 in {0,1}, and the bad images (path, why) that
     it was read in place of."""
 
@@ -27,18 +27,18 @@ class Cut(NamedTuple):
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-def pack(cuts: list[Cut]) -> dict[str, Any]:
-    """The cuts as a batch of uint8 tensors: a quarter of what floating ones would be to send from process to process."""
+def to_uint8_batch(crops: list[Crop]) -> dict[str, Any]:
+    """The crops as a batch of uint8 tensors: a quarter of what floating ones would be to send from process to process."""
     return {
         # default_collate, which in a loader's process stacks straight into the memory that is shared
-        **{name: default_collate([getattr(cut, name) for cut in cuts]) for name in (*IMAGES, "mask")},
-        "seed": torch.tensor([cut.seed for cut in cuts]),
-        "name": [cut.name for cut in cuts],
-        "skipped": [skipped for cut in cuts for skipped in cut.skipped],
+        **{name: default_collate([getattr(crop, name) for crop in crops]) for name in (*IMAGES, "mask")},
+        "seed": torch.tensor([crop.seed for crop in crops]),
+        "name": [crop.name for crop in crops],
+        "skipped": [skipped for crop in crops for skipped in crop.skipped],
     }
 
 
-def unpack(packed: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
+def to_float_batch(packed: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
     """A packed batch as tasks take it: composite, real [B,3,S,S] float32 in [-1,1], mask [B,1,S,S] float32 in {0,1}; other
     tensors but `seed`, which stays on the CPU, float32 too; `skipped`, the paths of bad images."""
     batch = dict(packed, skipped=[path for path, _ in packed.get("skipped", ())])
@@ -55,7 +55,7 @@ def unpack(packed: dict[str, Any], device: torch.device | None = None) -> dict[s
 class BatchLoader:
     """The batches of a dataset, read by other processes ahead of time.
 
-    The dataset makes them by `pack(counters)` (see `pack` above), or is one of single samples, which are then collated.
+    The dataset makes them by `pack(counters)` (see `to_uint8_batch` above), or is one of single samples, which are then collated.
     Iterating raises BadImage for an image that cannot be read, unless the dataset skips it; then it is warned of once, and
     `skipped` has it: path -> why.
     """
@@ -79,7 +79,7 @@ class BatchLoader:
                 if path not in self.skipped:
                     logger.warning("skipping an image of the data set: %s", why)
                     self.skipped[path] = why
-            yield unpack(packed, self.device)
+            yield to_float_batch(packed, self.device)
 
 
 class _Packed(Dataset):

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from ...common.devices import keep_freed_memory
 from ...common.files import written_whole
-from .batches import make_loader, pack
+from .batches import make_loader, to_uint8_batch
 from .dataset import TRIES, HarmonizationDataset
-from .sampler import ShuffledStream
+from .sampler import ShuffledSampler
 
 logger = logging.getLogger("diffharmony")
 
@@ -32,7 +32,7 @@ class CachedDataset(Dataset):
     """
 
     def __init__(
-        self, tensors: dict[str, torch.Tensor], names: list[str], seed: int, stream: ShuffledStream,
+        self, tensors: dict[str, torch.Tensor], names: list[str], seed: int, stream: ShuffledSampler,
         replaced: Iterable[int] = (), skipped: Iterable[tuple[str, str]] = (),
     ):  # fmt: skip
         self.tensors, self.names, self.seed = tensors, names, seed
@@ -60,7 +60,7 @@ class CachedDataset(Dataset):
 
 
 class Views(Dataset):
-    """`views` cuts of each pair, each by its own seed."""
+    """`views` crops of each pair, each by its own seed."""
 
     def __init__(self, dataset: HarmonizationDataset, views: int):
         self.dataset, self.views = dataset, views
@@ -72,9 +72,9 @@ class Views(Dataset):
         return [str(self.dataset.pairs[row // self.views].composite) for row in rows]
 
     def pack(self, rows: Iterable[int]) -> dict[str, Any]:
-        return pack([self._cut(*divmod(row, self.views)) for row in rows])
+        return to_uint8_batch([self._crop(*divmod(row, self.views)) for row in rows])
 
-    def _cut(self, pair: int, view: int):
+    def _crop(self, pair: int, view: int):
         pairs = ((pair + try_) % len(self.dataset) for try_ in range(TRIES))
         return self.dataset.first_readable(pairs, (self.dataset.seed, 2, pair, view), self.dataset.config.size)
 
@@ -88,7 +88,7 @@ def cached(
 
     The file holds float16; it appears whole or not at all. Its name must say what it was made from.
     """
-    stream = ShuffledStream([length * views.views for length in views.dataset.lengths], seed, views.dataset.config.weights)
+    stream = ShuffledSampler([length * views.views for length in views.dataset.lengths], seed, views.dataset.config.weights)
     if path.is_file():
         logger.info("reading %s from %s", *_words(path))
     else:
@@ -107,7 +107,7 @@ def files_of(dataset: HarmonizationDataset) -> list[tuple[str, int, int]]:
     return [(str(path), *_stamp(path)) for pair in dataset.pairs for path in (pair.composite, pair.mask, pair.real)]
 
 
-def cut_settings(dataset: HarmonizationDataset) -> dict[str, str]:
+def crop_settings(dataset: HarmonizationDataset) -> dict[str, str]:
     """How a data set's images are cut, for a fingerprint."""
     return {name: str(value) for name, value in vars(dataset.config).items() if name not in ("workers", "weights")}
 

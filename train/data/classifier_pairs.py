@@ -19,10 +19,10 @@ from ...classifier.model import HarmonyClassifier
 from ...dataset.pairs import Pair
 from ...dataset.same_files import same_files
 from ..config import DataConfig
-from .batches import Cut, make_loader
-from .cached import CachedDataset, Views, cached, cut_settings, files_of
+from .batches import Crop, make_loader
+from .cached import CachedDataset, Views, cached, crop_settings, files_of
 from .dataset import HarmonizationDataset
-from .sampler import ShuffledStream
+from .sampler import ShuffledSampler
 
 COMPOSITE_FEATURES, REAL_FEATURES = "composite_features", "real_features"
 JPEG_QUALITY = (40, 96)
@@ -58,19 +58,19 @@ class ClassifierPairs(HarmonizationDataset):
             )
         part.config = replace(self.config, **changes)
         part.pairs = [self.pairs[index] for index in indices]
-        part._stream = ShuffledStream(part.lengths, self.seed, part.config.weights)
+        part._stream = ShuffledSampler(part.lengths, self.seed, part.config.weights)
         return part
 
-    def _read(self, index: int, rng: np.random.Generator, size: int) -> Cut:
-        cut = super()._read(index, rng, size)
-        return treat_alike(cut, rng) if self.alike else cut
+    def _read(self, index: int, rng: np.random.Generator, size: int) -> Crop:
+        crop = super()._read(index, rng, size)
+        return augment_jointly(crop, rng) if self.alike else crop
 
 
-def treat_alike(cut: Cut, rng: np.random.Generator) -> Cut:
-    """The cut with the same changes of both images: gains and gamma, in half of the cuts a resize and back, JPEG compression."""
+def augment_jointly(crop: Crop, rng: np.random.Generator) -> Crop:
+    """The crop with the same changes of both images: gains and gamma, in half of the crops a resize and back, JPEG compression."""
     gains = np.exp(rng.uniform(-LARGEST_GAIN, LARGEST_GAIN, 3))
     gamma = np.exp(rng.uniform(-LARGEST_GAMMA, LARGEST_GAMMA))
-    side = round(cut.mask.shape[-1] * rng.uniform(SMALLEST_RESIZE, 1)) if rng.random() < 0.5 else None
+    side = round(crop.mask.shape[-1] * rng.uniform(SMALLEST_RESIZE, 1)) if rng.random() < 0.5 else None
     quality = int(rng.integers(*JPEG_QUALITY, endpoint=True))
     levels = (np.arange(256) / 255) ** gamma * gains[:, None]
     curves = torch.from_numpy((levels.clip(0, 1) * 255).round().astype(np.uint8))
@@ -83,7 +83,7 @@ def treat_alike(cut: Cut, rng: np.random.Generator) -> Cut:
             image = F.interpolate(image, size=size, mode="bilinear", antialias=True)[0]
         return decode_jpeg(encode_jpeg(image.contiguous(), quality))
 
-    return cut._replace(composite=treat(cut.composite), real=treat(cut.real))
+    return crop._replace(composite=treat(crop.composite), real=treat(crop.real))
 
 
 def photographs_of(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
@@ -138,7 +138,7 @@ def check_apart(trained: Sequence[Pair], held_out: Sequence[Pair]) -> None:
 def cache_features(
     classifier: HarmonyClassifier, dataset: ClassifierPairs, *, views: int, folder: Path, seed: int, device: torch.device
 ) -> CachedDataset:
-    """The backbone's features of both images of `views` cuts of every pair at `data.size`, computed once, or read from `folder`.
+    """The backbone's features of both images of `views` crops of every pair at `data.size`, computed once, or read from `folder`.
 
     Samples have composite_features and real_features [F].
     """
@@ -193,5 +193,5 @@ def _fingerprint(classifier: HarmonyClassifier, dataset: ClassifierPairs, views:
     weights = hashlib.sha256()
     for tensor in classifier.backbone.state_dict().values():
         weights.update(tensor.cpu().numpy().tobytes())
-    text = json.dumps([classifier.config, cut_settings(dataset), dataset.alike, dataset.seed, views, files_of(dataset)])
+    text = json.dumps([classifier.config, crop_settings(dataset), dataset.alike, dataset.seed, views, files_of(dataset)])
     return hashlib.sha256(text.encode() + weights.digest()).hexdigest()[:16]

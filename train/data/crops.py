@@ -1,4 +1,4 @@
-"""One training cut of a pair: decoded no larger than needed, cropped, resized, mirrored; 8 bits per channel."""
+"""One training crop of a pair: decoded no larger than needed, cropped, resized, mirrored; 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEFT_TO_RESIZE = 1.5
 REACH = 1  # pixels of the resized mask that a bilinear filter spreads a pixel over, to each side
 
 
-def read_cut(
+def read_crop(
     pair: Pair, size: int, *, min_crop: float, flip: bool, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Composite, real [3,S,S] uint8 and mask [1,S,S] uint8, 1 where at least half is foreground; all of one crop, at random mirrored.
@@ -42,14 +42,14 @@ def read_cut(
         factor = reduction(crop, size)
         left, top, right, bottom = on_grid(crop, factor, mask.size)
         box = tuple(factor * value for value in (left, top, right, bottom))
-        cuts = [torch.from_numpy(_two_level(mask, box, size))[None]]
+        parts = [torch.from_numpy(_two_level(mask, box, size))[None]]
         for path, image in ((pair.composite, composite), (pair.real, real)):
             pixels, reduced = _pixels(image, path, factor)
             scale = factor // reduced
             part = pixels[:, top * scale : bottom * scale, left * scale : right * scale]
             # PyTorch's own resize of 8-bit pixels is several times faster than Pillow's, and gives the same to two levels
-            cuts.append(F.interpolate(part[None], size=(size, size), mode="bicubic", antialias=True)[0])
-    mask, composite, real = (cut.flip(-1) for cut in cuts) if mirrored else cuts
+            parts.append(F.interpolate(part[None], size=(size, size), mode="bicubic", antialias=True)[0])
+    mask, composite, real = (part.flip(-1) for part in parts) if mirrored else parts
     return composite, real, mask
 
 

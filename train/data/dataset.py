@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from ...dataset.pairs import BadImage, Folders, Pair, find_pairs, missing_files, name_some, read_list
+from ...dataset.pairs import BadImage, DirectoryIndex, Pair, find_pairs, missing_files, name_some, read_list
 from ..config import DataConfig
-from .batches import BatchLoader, Cut, make_loader, pack, unpack
-from .crops import draw_crop, read_cut
-from .sampler import CounterBatches, ShuffledStream
+from .batches import BatchLoader, Crop, make_loader, to_uint8_batch, to_float_batch
+from .crops import draw_crop, read_crop
+from .sampler import BatchSampler, ShuffledSampler
 
 __all__ = [
-    "BadImage", "BatchLoader", "CounterBatches", "HarmonizationDataset", "Pair", "ShuffledStream", "draw_crop", "make_loader", "read_list",
+    "BadImage", "BatchLoader", "BatchSampler", "HarmonizationDataset", "Pair", "ShuffledSampler", "draw_crop", "make_loader", "read_list",
 ]  # fmt: skip
 logger = logging.getLogger("diffharmony")
 TRIES = 100  # bad images in a row after which a data set is given up
@@ -44,11 +44,11 @@ class HarmonizationDataset(Dataset):
                 "Name as many, or data.list-file for all."
             )
         self.config, self.seed, self.batch_size = config, seed, batch_size
-        self._folders = Folders()
+        self._folders = DirectoryIndex()
         roots = [find_pairs(Path(root), name, self._folders) for root, name in zip(config.roots, lists)]
         self.lengths = tuple(map(len, roots))
         self.pairs = [pair for pairs in roots for pair in pairs]
-        self._stream = ShuffledStream(self.lengths, seed, config.weights)
+        self._stream = ShuffledSampler(self.lengths, seed, config.weights)
         self.missing = missing_files(self.pairs, self._folders)
         self._report_missing()
 
@@ -56,24 +56,24 @@ class HarmonizationDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, counter: int) -> dict[str, Any]:
-        return _sample(self._cut(counter))
+        return _sample(self._crop(counter))
 
     def pack(self, counters: Iterable[int]) -> dict[str, Any]:
         """The samples of these counters, packed (train/data/batches.py)."""
-        return pack([self._cut(counter) for counter in counters])
+        return to_uint8_batch([self._crop(counter) for counter in counters])
 
     def examples(self, count: int, size: int | None = None) -> dict[str, Any]:
         """The first `count` samples of the stream at `size`, or `config.size`, as a batch, for sample sheets."""
-        return unpack(pack([self._cut(counter, size or self.config.size) for counter in range(count)]))
+        return to_float_batch(to_uint8_batch([self._crop(counter, size or self.config.size) for counter in range(count)]))
 
     def view(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """One sample of pair `index` at `config.size`, with crop, mirroring and noise seed drawn from `rng`."""
         return _sample(self._read(index, rng, self.config.size))
 
-    def first_readable(self, indices: Iterable[int], key: tuple[int, ...], size: int) -> Cut:
-        """A cut of the first of these pairs that can be read, or of the very first when bad images are not skipped.
+    def first_readable(self, indices: Iterable[int], key: tuple[int, ...], size: int) -> Crop:
+        """A crop of the first of these pairs that can be read, or of the very first when bad images are not skipped.
 
-        key: what the cut's crop, mirroring and seed are drawn from.
+        key: what its box, mirroring and seed are drawn from.
         """
         skipped: list[tuple[str, str]] = []
         for index in indices:
@@ -88,16 +88,16 @@ class HarmonizationDataset(Dataset):
             last.path, f"the data set must hold readable images, got {len(skipped)} bad ones in a row, the last: {last}"
         )
 
-    def _cut(self, counter: int, size: int | None = None) -> Cut:
+    def _crop(self, counter: int, size: int | None = None) -> Crop:
         if size is None:
             sizes = self.config.sizes
             size = sizes[counter // self.batch_size % len(sizes)] if sizes else self.config.size
         return self.first_readable((self._stream[counter + try_] for try_ in range(TRIES)), (self.seed, 1, counter), size)
 
-    def _read(self, index: int, rng: np.random.Generator, size: int) -> Cut:
+    def _read(self, index: int, rng: np.random.Generator, size: int) -> Crop:
         pair = self.pairs[index]
-        images = read_cut(pair, size, min_crop=self.config.min_crop, flip=self.config.flip, rng=rng)
-        return Cut(*images, seed=int(rng.integers(2**62)), name=str(pair.composite))
+        images = read_crop(pair, size, min_crop=self.config.min_crop, flip=self.config.flip, rng=rng)
+        return Crop(*images, seed=int(rng.integers(2**62)), name=str(pair.composite))
 
     def _report_missing(self) -> None:
         if not self.missing:
@@ -108,6 +108,6 @@ class HarmonizationDataset(Dataset):
         logger.warning("%s Their pairs are skipped.", message)
 
 
-def _sample(cut: Cut) -> dict[str, Any]:
-    batch = unpack(pack([cut]))
-    return {name: batch[name][0] for name in ("composite", "real", "mask", "name")} | {"seed": cut.seed}
+def _sample(crop: Crop) -> dict[str, Any]:
+    batch = to_float_batch(to_uint8_batch([crop]))
+    return {name: batch[name][0] for name in ("composite", "real", "mask", "name")} | {"seed": crop.seed}

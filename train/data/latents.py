@@ -11,14 +11,14 @@ import torch
 
 from ...common.direction import condition_and_target
 from ...common.masks import mask_to_latent
-from .cached import CachedDataset, Views, cached, cut_settings, files_of
+from .cached import CachedDataset, Views, cached, crop_settings, files_of
 from .dataset import HarmonizationDataset
 
 
 def cache_latents(
     vae, dataset: HarmonizationDataset, *, views: int, direction: str, folder: Path, seed: int, device: torch.device, batch_size: int = 16
 ) -> CachedDataset:
-    """Encode `views` cuts of every pair at `data.size`, or read them from `folder` where the same call wrote them before.
+    """Encode `views` crops of every pair at `data.size`, or read them from `folder` where the same call wrote them before.
 
     Samples have condition_latent, target_latent [4,h,w] (scaled), mask_latent [1,h,w] in {0,1}.
     """
@@ -39,5 +39,5 @@ def _fingerprint(vae, dataset: HarmonizationDataset, views: int, direction: str)
     parts = [vae.encoder] if vae.quant_conv is None else [vae.encoder, vae.quant_conv]
     for tensor in (tensor for part in parts for tensor in part.state_dict().values()):
         weights.update(tensor.cpu().float().numpy().tobytes())
-    text = json.dumps([cut_settings(dataset), dataset.seed, views, direction, vae.config.scaling_factor, files_of(dataset)])
+    text = json.dumps([crop_settings(dataset), dataset.seed, views, direction, vae.config.scaling_factor, files_of(dataset)])
     return hashlib.sha256(text.encode() + weights.digest()).hexdigest()[:16]

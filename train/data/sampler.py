@@ -9,7 +9,7 @@ from math import floor, isfinite
 import numpy as np
 
 
-class ShuffledStream:
+class ShuffledSampler:
     """Endless passes over the items of several sets of `lengths`, mixed by `weights`; items count on from set to set.
 
     The item at a counter depends on (seed, counter) only. Every sum(lengths) counters are an epoch: each set has its share of
@@ -63,7 +63,7 @@ class ShuffledStream:
         return np.concatenate(passes or [np.empty(0, dtype=np.int64)])[start - first * length : stop - first * length]
 
 
-class CounterBatches:
+class BatchSampler:
     """Batch sampler: the counters of this process's share of every part of every step from `first_step` on.
 
     A step's `batch_size` counters are cut into `accumulation` parts, and each part over `processes`.

@@ -15,10 +15,10 @@ OnBad = Literal["stop", "skip"]
 ROW_KINDS = ("encoding", "columns", "image_id", "sides", "class_id", "runs")
 
 
-class Damage:
+class Problems:
     """Collects what is wrong, or stops at the first thing that is: rows and images each as told.
 
-    source: the CSV file or the folder of masks, for messages. Entries lie on disk, so that a file of nothing but damage needs no more
+    source: the CSV file or the folder of masks, for messages. Entries lie on disk, so that a file of nothing but problems needs no more
     memory than another.
     """
 
@@ -26,7 +26,7 @@ class Damage:
         self.source, self._on_bad_row, self._on_bad_image = source, on_bad_row, on_bad_image
         self.counts: Counter[str] = Counter()
         self._database = scratch_database()
-        self._database.execute("CREATE TABLE damage (line INTEGER, name TEXT, kind TEXT, message TEXT)")
+        self._database.execute("CREATE TABLE problems (line INTEGER, name TEXT, kind TEXT, message TEXT)")
 
     @property
     def rows(self) -> int:
@@ -40,7 +40,7 @@ class Damage:
             place = f"line {line} of {self.source}" if line is not None else f"{name} in {self.source}"
             raise ValueError(f"{place}: {message} ({option} skip leaves it out, and reports it.)")
         self.counts[kind] += 1
-        self._database.execute("INSERT INTO damage VALUES (?, ?, ?, ?)", (line, name, kind, message))
+        self._database.execute("INSERT INTO problems VALUES (?, ?, ?, ?)", (line, name, kind, message))
 
     def first(self, count: int) -> list[dict[str, Any]]:
         """The first `count` entries, by line, then by name."""
@@ -52,7 +52,7 @@ class Damage:
             file.writelines(json.dumps(_entry(*values), ensure_ascii=False) + "\n" for values in self._ordered(-1))
 
     def _ordered(self, count: int):
-        return self._database.execute("SELECT line, name, kind, message FROM damage ORDER BY line, name, rowid LIMIT ?", (count,))
+        return self._database.execute("SELECT line, name, kind, message FROM problems ORDER BY line, name, rowid LIMIT ?", (count,))
 
 
 def _entry(line: int | None, name: str, kind: str, message: str) -> dict[str, Any]:
