@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .metrics import METRICS, LARGER_IS_BETTER, RANGES, Measurement, range_of
+from .metrics import LARGER_IS_BETTER, METRICS, RANGES, Measurement, range_of
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..common.images import read_mask, read_picture
 from ..dataset.predictions import PROBLEMS
 from .measuring import Evaluation
-from .metrics import METRICS, LARGER_IS_BETTER, Measurement, range_of
+from .metrics import LARGER_IS_BETTER, METRICS, Measurement, range_of
 from .tables import DIFFERENT_IMAGES, EFFECTS, groups_of, kind_name, number, settings_text
 
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")  # a jinja2 template with its style and script inside

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from diffharmony.tests.host.comfy_server import VERSIONS, ComfyServer, find_host
-from diffharmony.tests.host.made_models import make_models, make_pictures
+from diffharmony.tests.made.host_models import make_models, make_pictures
 
 
 @pytest.fixture(scope="session")

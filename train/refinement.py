@@ -33,7 +33,7 @@ from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit
 from .losses import reconstruction_loss
-from .pretrained import sampling_unet, load_pretrained_vae
+from .pretrained import load_pretrained_vae, sampling_unet
 from .run.resume import take
 from .validation import Validation, psnr, validation_of
 

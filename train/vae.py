@@ -23,7 +23,7 @@ from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit, sample_noise, sample_uniform
 from .losses import reconstruction_loss
-from .pretrained import sampling_unet, load_pretrained_harmony_vae
+from .pretrained import load_pretrained_harmony_vae, sampling_unet
 from .run.resume import take
 from .validation import psnr, validation_of
 

@@ -11,11 +11,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ...common.run_folder import digest
-from .problems import Problems, OnBad
+from .problems import OnBad, Problems
 from .filters import Filters
 from .photographs import PhotographFolder
 from .split import TEST_SHARE, split_photographs
-from .subjects import Subject, Counts, csv_subjects, folder_subjects
+from .subjects import Counts, Subject, csv_subjects, folder_subjects
 
 SHOWN = 5  # damaged rows and images that a plan shows
 

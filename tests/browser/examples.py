@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffharmony.tests.host.inverse_prompts import build_dataset, inverse
+from diffharmony.tests.made.inverse_prompts import build_dataset, inverse
 from diffharmony.tests.host.prompts import Prompt, harmonize
 
 # (position, size, title or None for the node's own)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffharmony.dataset.pairs import read_list
-from diffharmony.tests.host.inverse_prompts import build_dataset
+from diffharmony.tests.made.inverse_prompts import build_dataset
 from diffharmony.tests.host.prompts import added, node
 from diffharmony.tests.host.test_workflow import pixels
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ...dataset.pairs import BadImage, DirectoryIndex, Pair, find_pairs, missing_files, name_some, read_list
 from ..config import DataConfig
-from .batches import BatchLoader, Crop, make_loader, to_uint8_batch, to_float_batch
+from .batches import BatchLoader, Crop, make_loader, to_float_batch, to_uint8_batch
 from .crops import draw_crop, read_crop
 from .sampler import BatchSampler, ShuffledSampler
 
