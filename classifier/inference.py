@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..common.masks import check_foreground
 from .checkpoint import load_harmony_classifier, save_harmony_classifier
 from .model import UNHARMONIOUS, HarmonyClassifier, masked_box
 
@@ -27,7 +28,8 @@ def unharmonious_probability(
         classifier.to(device)
     place = next(classifier.parameters()).device
     if classifier.needs_mask and mask is not None:
-        _check_foreground(mask)
+        for index, one in enumerate(mask):
+            check_foreground(one, "Leave that image out.", f"mask {index} of {len(mask)}")
     was_training = classifier.training
     classifier.eval()
     try:
@@ -41,13 +43,3 @@ def unharmonious_probability(
     finally:
         classifier.train(was_training)
     return torch.cat(found) if found else torch.empty(0)
-
-
-def _check_foreground(mask: torch.Tensor) -> None:
-    if mask.ndim == 4:
-        empty = ~(mask >= 0.5).flatten(1).any(dim=1)
-        if empty.any():
-            which = int(empty.int().argmax())
-            raise ValueError(
-                f"mask must have foreground (a value of at least 0.5), got none in mask {which} of {len(mask)}. Leave that image out."
-            )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 Direction = Literal["harmonize", "invert"]
+DIRECTIONS: tuple[str, ...] = get_args(Direction)
+
+
+def check_direction(direction: str, name: str = "direction") -> None:
+    """Refuse what is neither of the two. Raises: ValueError."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"{name} must be one of {', '.join(DIRECTIONS)}, got {direction!r}. Pass one of these.")
 
 
 def condition_and_target(batch: dict[str, torch.Tensor], direction: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,7 +39,12 @@ def check_directions(vae: AutoencoderKL, unet: UNet2DConditionModel) -> None:
 
 
 def check_inverse(model: torch.nn.Module, name: str) -> None:
-    """Refuse a model that was trained to harmonize; one without `.direction` passes. Raises: ValueError. Source: SPEC §4."""
-    direction = getattr(model, "direction", None)
-    if direction not in (None, "invert"):
-        raise ValueError(f"{name} must be of direction 'invert', got {direction!r}. Load one that was trained with --direction invert.")
+    """`require_direction` "invert"."""
+    require_direction(model, "invert", name)
+
+
+def require_direction(model: torch.nn.Module, wanted: str, name: str) -> None:
+    """Refuse a model of the other direction; one without `.direction` passes. Raises: ValueError. Source: SPEC §4."""
+    found = getattr(model, "direction", None)
+    if found not in (None, wanted):
+        raise ValueError(f"{name} must be of direction {wanted!r}, got {found!r}. Load one that was trained with --direction {wanted}.")

@@ -75,20 +75,39 @@ def check_image_and_mask(
     """
     check_image(image, name)
     check_mask(mask)
-    if image.shape[-2:] != mask.shape[-2:]:
+    check_size("mask", mask, name, image)
+    image, mask = same_batch({name: image, "mask": mask.to(device=image.device, dtype=torch.float32)})
+    return image, mask
+
+
+def check_size(name: str, pixels: torch.Tensor, of: str, image: torch.Tensor, advice: str = "Resize one of them first.") -> None:
+    """Refuse a tensor [..., H, W] of another height or width than an image's. Raises: ValueError."""
+    if pixels.shape[-2:] != image.shape[-2:]:
         raise ValueError(
-            f"mask must be as large as {name} ({image.shape[-1]} x {image.shape[-2]} px, width x height), "
-            f"got {mask.shape[-1]} x {mask.shape[-2]} px. Resize the mask first."
+            f"{name} must be as large as {of} ({image.shape[-1]} x {image.shape[-2]} px, width x height), "
+            f"got {pixels.shape[-1]} x {pixels.shape[-2]} px. {advice}"
         )
-    batches = {image.shape[0], mask.shape[0]}
-    if len(batches - {1}) > 1:
-        raise ValueError(
-            f"mask must have batch 1 or the batch of {name} ({image.shape[0]}), got batch {mask.shape[0]}. "
-            "Pass one mask for all images, or one per image."
-        )
-    batch = max(batches)
-    mask = mask.to(device=image.device, dtype=torch.float32)
-    return image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1, -1)
+
+
+def check_batch(name: str, found: int, batch: int) -> None:
+    """Refuse a batch that is neither 1 nor `batch`. Raises: ValueError."""
+    if found not in (1, batch):
+        rule = "1" if batch == 1 else f"1 or {batch}"
+        raise ValueError(f"{name} must have batch {rule}, got {found}. Pass one for all, or one for each.")
+
+
+def same_batch(named: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Repeat tensors of batch 1 so that all have the largest batch. Raises: ValueError where one has neither."""
+    batch = max(tensor.shape[0] for tensor in named.values())
+    for name, tensor in named.items():
+        check_batch(name, tensor.shape[0], batch)
+    return [tensor.expand(batch, *tensor.shape[1:]) for tensor in named.values()]
+
+
+def check_foreground(mask: torch.Tensor, advice: str, name: str = "mask") -> None:
+    """Refuse a mask in 0..1 (or a batch) that marks nothing. Raises: ValueError."""
+    if not binarize_mask(mask).any():
+        raise ValueError(f"{name} must have foreground (white, a value of at least 0.5), got none. {advice}")
 
 
 def _check_tensor(value: torch.Tensor, name: str, channels: int) -> None:

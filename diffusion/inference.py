@@ -14,6 +14,7 @@ from ..common.images import pad_to_multiple, resize_image, resize_mask, resize_v
 from ..common.images import paste_background as paste
 from ..common.masks import binarize_mask, check_image_and_mask, check_range, mask_to_latent
 from ..harmony_vae.blocks import HarmonyCondition
+from ..harmony_vae.tiles import check_tile
 from ..refinement import HarmonyRefinement, refine
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
 
@@ -168,11 +169,7 @@ def _check_decoding(vae: AutoencoderKL, conditional: bool | None, tile: int | No
     if tile is not None and not conditional:
         raise ValueError(f"tile must be None for a plain decode, got {tile!r}. Use vae.enable_tiling() instead.")
     if tile is not None:
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if not isinstance(tile, int) or isinstance(tile, bool) or tile % factor or tile < 4 * factor:
-            raise ValueError(
-                f"tile must be a whole multiple of {factor} and at least {4 * factor}, got {tile!r}. Choose such a size, 512 say."
-            )
+        check_tile(tile, 2 ** (len(vae.config.block_out_channels) - 1))
     return conditional
 
 

@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
+from ..common.masks import check_batch
 from .blocks import ConditionalEncoder, HarmonyCondition, decode_with_condition, randomize, zero_conv
 from .tiles import TileLayout
 
@@ -258,8 +259,7 @@ class HarmonyVAE(AutoencoderKL):
                     f"{name} must be {expected[0]} x {expected[1]} (the latent's size times {factor}), got {list(tensor.shape[2:])}. "
                     "Resize it first."
                 )
-            if tensor.shape[0] not in (1, z.shape[0]):
-                raise ValueError(f"{name}'s batch must be 1 or the latent's {z.shape[0]}, got {tensor.shape[0]}. Repeat or select it.")
+            check_batch(name, tensor.shape[0], z.shape[0])
 
     def _check_condition_fits(self, z: torch.Tensor, condition: HarmonyCondition) -> None:
         if z.shape[2:] != condition.latent.shape[2:]:
@@ -267,8 +267,4 @@ class HarmonyVAE(AutoencoderKL):
                 f"condition must have the latent's size {list(z.shape[2:])}, got {list(condition.latent.shape[2:])}. "
                 "Encode the condition from an image of the size that the latent stands for."
             )
-        if condition.batch_size not in (1, z.shape[0]):
-            raise ValueError(
-                f"condition's batch must be 1 or the latent's {z.shape[0]}, got {condition.batch_size}. "
-                "Pass one condition, or one per latent."
-            )
+        check_batch("condition", condition.batch_size, z.shape[0])

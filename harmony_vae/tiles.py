@@ -20,10 +20,7 @@ class TileLayout:
     factor: int
 
     def __post_init__(self):
-        if self.tile % self.factor or self.tile < 4 * self.factor:
-            raise ValueError(
-                f"tile must be a multiple of {self.factor} and at least {4 * self.factor}, got {self.tile}. Choose such a size, 512 say."
-            )
+        check_tile(self.tile, self.factor)
 
     def __iter__(self) -> Iterator[tuple[Window, Window]]:
         """(window of the latent, window of the image) of each tile."""
@@ -48,6 +45,12 @@ class TileLayout:
                 weight[-len(rise) :] *= rise.flip(0)
             sides.append(weight)
         return (sides[0][:, None] * sides[1][None, :])[None, None]
+
+
+def check_tile(tile: int, factor: int) -> None:
+    """Refuse a tile that is no whole multiple of `factor`, or under four of it. Raises: ValueError."""
+    if not isinstance(tile, int) or isinstance(tile, bool) or tile % factor or tile < 4 * factor:
+        raise ValueError(f"tile must be a whole multiple of {factor} and at least {4 * factor}, got {tile!r}. Choose such a size, 512 say.")
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ..common.images import paste_background as paste
 from ..common.images import resize_values
-from ..common.masks import binarize_mask, check_image, check_image_and_mask, check_range
+from ..common.masks import binarize_mask, check_batch, check_image, check_image_and_mask, check_range, check_size
 from .model import HarmonyRefinement
 
 Progress = Callable[[int, int], None]
@@ -89,17 +89,9 @@ def _refine_one(
 def _same_batch(harmonized: torch.Tensor, composite: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
     check_image(harmonized, "harmonized")
     composite, mask = check_image_and_mask(composite, mask)
-    if harmonized.shape[-2:] != composite.shape[-2:]:
-        raise ValueError(
-            f"harmonized must be as large as composite ({composite.shape[-1]} x {composite.shape[-2]} px, width x height), "
-            f"got {harmonized.shape[-1]} x {harmonized.shape[-2]} px. Resize one of them first."
-        )
+    check_size("harmonized", harmonized, "composite", composite)
     for name, image in (("harmonized", harmonized), ("composite", composite)):
         check_range(image, name)
     batch = harmonized.shape[0]
-    if composite.shape[0] not in (1, batch):
-        raise ValueError(
-            f"composite and mask must have batch 1 or the batch of harmonized ({batch}), got {composite.shape[0]}. "
-            "Pass one for all images, or one per image."
-        )
+    check_batch("composite and mask", composite.shape[0], batch)
     return harmonized, composite.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1, -1)

@@ -212,7 +212,7 @@ def test_mask_is_binarized_before_it_shrinks():
     (torch.zeros(1, 3, 0, 4), torch.zeros(1, 1, 0, 4), "composite must not be empty"),
     (torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), "mask must have shape"),
     (torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 5, 4), "mask must be as large as composite .4 x 4 px.*got 4 x 5 px"),
-    (torch.zeros(3, 3, 4, 4), torch.zeros(2, 1, 4, 4), "mask must have batch 1 or the batch of composite .3.*got batch 2"),
+    (torch.zeros(3, 3, 4, 4), torch.zeros(2, 1, 4, 4), "mask must have batch 1 or 3, got 2"),
     (torch.zeros(1, 3, 4, 4), torch.full((1, 1, 4, 4), 255.0), r"mask must lie in \[0, 1\]"),
     (torch.zeros(1, 3, 4, 4), torch.full((1, 1, 4, 4), float("nan")), r"mask must lie in \[0, 1\]"),
     (torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8), "Divide an 8-bit mask by 255"),
