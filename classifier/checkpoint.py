@@ -7,22 +7,14 @@ from typing import Any
 
 import torch
 
-from ..common.checkpoint import Checkpoint, load_strictly, read_checkpoint, write_checkpoint
+from ..common.checkpoint import Checkpoint, load_strictly, read_checkpoint, refuse, require_kind, write_checkpoint
 from .model import CLASSES, RESNET50, HarmonyClassifier
 
 KIND = "classifier"
 WANTED = "a harmony classifier (of `diffharmony train-classifier`, or torchvision's resnet50 with fc of 2 outputs)"
 TAKE_THESE = "Pass a file of `diffharmony train-classifier`, or the authors' model_state_dict.pth."
-WRAPPER = "module."  # what DataParallel puts before every name
+RESNET = "a ResNet-50 under torchvision's names (conv1.*, layer1.*, … layer4.*)"
 COUNTERS = ".num_batches_tracked"  # older files have none
-# Of another kind: what its parameter names begin with, what it is, and what to do.
-OTHERS = (
-    (("conditional_encoder.",), "a Harmony-VAE", "Pass it as the VAE, and a classifier here."),
-    (("encoder.", "decoder.", "first_stage_model."), "a VAE", "Pass it as the VAE, and a classifier here."),
-    (("model.diffusion_model.",), "a Stable Diffusion checkpoint", TAKE_THESE),
-    (("time_embedding.",), "a UNet", "Pass it as the UNet, and a classifier here."),
-    (("conv_norm_out.",), "a refinement model", "Pass it as the refinement stage, and a classifier here."),
-)
 
 
 def save_harmony_classifier(
@@ -35,11 +27,7 @@ def save_harmony_classifier(
     """
     if not isinstance(classifier, HarmonyClassifier):
         raise ValueError(f"classifier must be a HarmonyClassifier, got {type(classifier).__name__}. Load one with load_harmony_classifier.")
-    if dtype not in (torch.float16, torch.float32):
-        raise ValueError(f"dtype must be torch.float16 or torch.float32, got {dtype}. Pass one of these.")
-    state = classifier.state_dict()
-    tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    write_checkpoint(path, tensors, kind=KIND, config=classifier.config, training=training)
+    write_checkpoint(path, classifier.state_dict(), kind=KIND, config=classifier.config, dtype=dtype, training=training)
 
 
 def load_harmony_classifier(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> HarmonyClassifier:
@@ -51,17 +39,12 @@ def load_harmony_classifier(path: str | os.PathLike, dtype: torch.dtype = torch.
     was found, what to do). Source: SPEC §5.
     """
     checkpoint = read_checkpoint(path)
-    if checkpoint.kind not in (None, KIND):
-        _refuse(checkpoint, f"a file of kind {checkpoint.kind!r}")
-    if checkpoint.kind == KIND:
-        if checkpoint.config is None:
-            raise ValueError(
-                f"{checkpoint.path} must come with its config in its metadata, got none. Write it with save_harmony_classifier."
-            )
-        classifier = load_strictly(lambda: HarmonyClassifier(**checkpoint.config), checkpoint.tensors, checkpoint.path)
-    else:
-        classifier = _from_torchvision(checkpoint)
-    return classifier.to(dtype).eval()
+    require_kind(checkpoint, (KIND,), WANTED, TAKE_THESE)
+    if checkpoint.kind is None:
+        return _from_torchvision(checkpoint, dtype)
+    if checkpoint.config is None:
+        raise ValueError(f"{checkpoint.path} must come with its config in its metadata, got none. Write it with save_harmony_classifier.")
+    return load_strictly(lambda: HarmonyClassifier(**checkpoint.config), checkpoint.tensors, checkpoint.path, dtype)
 
 
 def load_backbone(classifier: HarmonyClassifier, path: str | os.PathLike) -> None:
@@ -70,37 +53,27 @@ def load_backbone(classifier: HarmonyClassifier, path: str | os.PathLike) -> Non
     Raises: FileNotFoundError, ValueError as `load_harmony_classifier`.
     """
     checkpoint = read_checkpoint(path)
-    tensors = _unwrapped(checkpoint.tensors)
-    if not _is_resnet50(tensors):
-        raise ValueError(
-            f"{checkpoint.path} must hold a ResNet-50 under torchvision's names (conv1.*, layer1.*, … layer4.*), got "
-            f"{_described(checkpoint)}. Pass torchvision's resnet50 weights, or timm's resnet50 of the same names."
-        )
-    backbone = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
-    found = load_strictly(lambda: classifier.backbone, _with_counters(backbone, classifier.backbone), checkpoint.path)
-    found.requires_grad_(False).eval()
+    if not _is_resnet50(checkpoint.tensors):
+        found = f"another network's {len(checkpoint.tensors)} tensors"
+        refuse(checkpoint, RESNET, "Pass torchvision's resnet50 weights, or timm's resnet50 of the same names.", found)
+    backbone = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("fc.")}
+    load_strictly(lambda: classifier.backbone, _with_counters(backbone, classifier.backbone), checkpoint.path).requires_grad_(False)
 
 
-def _from_torchvision(checkpoint: Checkpoint) -> HarmonyClassifier:
-    tensors = _unwrapped(checkpoint.tensors)
+def _from_torchvision(checkpoint: Checkpoint, dtype: torch.dtype) -> HarmonyClassifier:
+    tensors = checkpoint.tensors
     if not _is_resnet50(tensors) or "fc.weight" not in tensors:
-        _refuse(checkpoint)
+        refuse(checkpoint, WANTED, TAKE_THESE, f"another network's {len(tensors)} tensors")
     outputs = tensors["fc.weight"].shape[0]
     if outputs != CLASSES:
-        _refuse(checkpoint, f"a ResNet-50 with {outputs} outputs")
+        refuse(checkpoint, WANTED, TAKE_THESE, f"a ResNet-50 with {outputs} outputs")
     names = {name: f"probe.{name[3:]}" if name.startswith("fc.") else f"backbone.{name}" for name in tensors}
 
     def build() -> HarmonyClassifier:
         return HarmonyClassifier(RESNET50)
 
     renamed = {names[name]: tensor for name, tensor in tensors.items()}
-    return load_strictly(build, _with_counters(renamed, build()), checkpoint.path)
-
-
-def _unwrapped(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    if tensors and all(name.startswith(WRAPPER) for name in tensors):
-        return {name.removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
-    return tensors
+    return load_strictly(build, _with_counters(renamed, build()), checkpoint.path, dtype)
 
 
 def _with_counters(tensors: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -112,17 +85,3 @@ def _is_resnet50(tensors: dict[str, torch.Tensor]) -> bool:
     # layer3.5 and conv3 tell it from ResNet-18, 34, 101 and 152
     needed = {"conv1.weight", "bn1.running_mean", "layer1.0.conv3.weight", "layer3.5.conv3.weight", "layer4.2.conv3.weight"}
     return needed <= tensors.keys() and "layer3.6.conv1.weight" not in tensors
-
-
-def _described(checkpoint: Checkpoint) -> str:
-    names = sorted(checkpoint.tensors)
-    return f"{len(names)} tensors such as {', '.join(names[:3])}"
-
-
-def _refuse(checkpoint: Checkpoint, found: str | None = None) -> None:
-    other = next((other for other in OTHERS if any(name.startswith(other[0]) for name in checkpoint.tensors)), None)
-    if other is not None:
-        found, action = f"{other[1]}{f' ({found})' if found else ''}", other[2]
-    else:
-        found, action = found or _described(checkpoint), TAKE_THESE
-    raise ValueError(f"{checkpoint.path} must be {WANTED}, got {found}. {action}")

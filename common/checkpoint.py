@@ -5,21 +5,36 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .direction import check_direction
 from .files import read_json, written_whole
 
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
-DIRECTIONS = ("harmonize", "invert")
+DTYPES = (torch.float16, torch.float32)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 METADATA_TENSOR = "diffharmony.metadata"
+PARALLEL_PREFIX = "module."  # what DataParallel puts before every name
+# What a checkpoint is: kind, what errors call it, and how names must begin, each of these some. The first that fits.
+TELLING_NAMES = (
+    ("harmony_vae", "a Harmony-VAE (pass it as the VAE)", ("conditional_encoder.",)),
+    ("stable_diffusion", "a Stable Diffusion checkpoint in the original layout", ("model.diffusion_model.", "first_stage_model.")),
+    ("original_unet", "a UNet in the original Stable Diffusion layout (pass it as the UNet)", ("model.diffusion_model.",)),
+    ("original_vae", "a VAE in the original Stable Diffusion layout (pass it as the VAE)", ("first_stage_model.",)),
+    ("original_vae", "a VAE in the original Stable Diffusion layout (pass it as the VAE)", ("encoder.down.",)),
+    ("autoencoder", "a plain VAE (no conditional_encoder.*, no latent_skip_conv.*; pass it as the VAE)", ("encoder.down_blocks.",)),
+    ("unet", "a UNet (pass it as the UNet)", ("time_embedding.",)),
+    ("refinement", "a refinement model (pass it as the refinement stage)", ("conv_norm_out.",)),
+    ("classifier", "a classifier (pass it as the classifier)", ("backbone.",)),
+    ("classifier", "a classifier (pass it as the classifier)", ("layer1.",)),
+)
 
 
 class NotFiniteError(ValueError):
@@ -74,16 +89,18 @@ def write_checkpoint(
     tensors: dict[str, torch.Tensor],
     *,
     kind: str,
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     direction: str = "harmonize",
     prediction_type: str | None = None,
+    dtype: torch.dtype | None = None,
     training: dict[str, Any] | None = None,
 ) -> None:
     """Write one `.safetensors` file, whole or not at all.
 
-    tensors: parameter name -> tensor, any shape, float16 or float32. training: a JSON-able summary of how they came to be.
-    Raises: ValueError for an unknown kind, direction or suffix; NotFiniteError for weights that are not; FileNotFoundError when the
-    folder does not exist.
+    tensors: parameter name -> tensor, any shape. dtype: float16 or float32, of the floating ones; None leaves them.
+    training: a JSON-able summary of how they came to be.
+    Raises: ValueError for an unknown kind, direction, dtype or suffix; NotFiniteError for weights that are not; FileNotFoundError when
+    the folder does not exist.
     Source: DESIGN.md, "Contracts".
     """
     path = Path(path)
@@ -91,8 +108,11 @@ def write_checkpoint(
         raise ValueError(f"checkpoint name must end in .safetensors, got {path.name!r}. Rename it.")
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}. Pass one of these.")
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}. Pass one of these.")
+    check_direction(direction)
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be torch.float16 or torch.float32, got {dtype}. Pass one of these.")
+        tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NotFiniteError(f"{name} must be finite in {tensor.dtype}, got infinity or NaN. Save in torch.float32, or retrain.")
@@ -105,9 +125,10 @@ def write_checkpoint(
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 
 
-def describe(kind: str, direction: str, config: dict[str, Any]) -> dict[str, str]:
-    """The metadata that every file of ours carries."""
-    return {"diffharmony.kind": kind, "diffharmony.direction": direction, "diffharmony.config": json.dumps(config)}
+def describe(kind: str, direction: str, config: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata that every file of ours carries; diffusers' private fields of the config are left out."""
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    return {"diffharmony.kind": kind, "diffharmony.direction": direction, "diffharmony.config": json.dumps(public)}
 
 
 def metadata_tensor(metadata: dict[str, str]) -> torch.Tensor:
@@ -138,6 +159,8 @@ def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoi
         metadata = {**json.loads(bytes(carried.tolist())), **metadata}
     if not tensors:
         raise ValueError(f"weights file must hold at least one tensor, got none in {path}. Fetch or write it again.")
+    if all(name.startswith(PARALLEL_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in tensors.items()}
     return Checkpoint(path, tensors, metadata)
 
 
@@ -180,9 +203,12 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def load_strictly(build: Callable[[], torch.nn.Module], tensors: dict[str, torch.Tensor], path: Path) -> Any:
-    """Build a model of a checkpoint's config and give it exactly the checkpoint's tensors.
+def load_strictly(
+    build: Callable[[], torch.nn.Module], tensors: dict[str, torch.Tensor], path: Path, dtype: torch.dtype | None = None
+) -> Any:
+    """Build a model of a checkpoint's config, in eval mode, and give it exactly the checkpoint's tensors.
 
+    dtype: None leaves the model's own.
     Raises: ValueError when the config describes no model, or a tensor is missing, unexpected or of another shape.
     """
     try:
@@ -202,40 +228,83 @@ def load_strictly(build: Callable[[], torch.nn.Module], tensors: dict[str, torch
             "The file is incomplete or its config is another model's: fetch or write it again."
         )
     model.load_state_dict(tensors)
-    return model
+    # nn.Module.to: diffusers' own warns of a list of float32 modules that is empty here
+    return torch.nn.Module.to(model, dtype=dtype).eval()
 
 
-FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-HALF_WEIGHTS = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.fp16.bin")
+FOLDER_WEIGHTS = tuple(
+    f"diffusion_pytorch_model.{name}"
+    for name in ("safetensors", "bin", "safetensors.index.json", "bin.index.json",
+                 "fp16.safetensors", "fp16.bin", "safetensors.index.fp16.json", "bin.index.fp16.json")
+)  # fmt: skip
 
 
-def open_model(path: Path, what: str, inner: Sequence[str] = ()) -> tuple[Checkpoint, dict[str, Any] | None]:
-    """The weights at `path` and, for a folder or a diffusers file in one, the config.json beside them.
+def open_model(
+    path: str | os.PathLike, what: str, inner: Sequence[str] = (), *, values: bool = True
+) -> tuple[Checkpoint, dict[str, Any] | None]:
+    """The weights at `path`, sharded or not, and, for a folder or a diffusers file in one, the config.json beside them.
 
     what: what errors call the folder. inner: folders that stand for a folder without a config.json of its own, the first that has one.
+    values: as of `read_checkpoint`.
     Raises: FileNotFoundError when path, weights or config are missing; ValueError for what cannot be read.
     """
+    path = Path(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             path = next((path / name for name in inner if (path / name / "config.json").is_file()), path)
-        weights = next((path / name for name in FOLDER_WEIGHTS + HALF_WEIGHTS if (path / name).is_file()), None)
+        weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
         if weights is None or not (path / "config.json").is_file():
             found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(
-                f"{what} folder must hold config.json and {' or '.join(FOLDER_WEIGHTS)}, looked in {path.resolve()} and found "
+                f"{what} folder must hold config.json and {' or '.join(FOLDER_WEIGHTS[:2])}, looked in {path.resolve()} and found "
                 f"{found}. Pass the folder that holds both."
             )
-        return read_checkpoint(weights), read_json(path / "config.json")
-    checkpoint = read_checkpoint(path)
+        if weights.suffix != ".json":
+            return read_checkpoint(weights, values=values), read_json(path / "config.json")
+        names = sorted(set(read_json(weights).get("weight_map", {}).values()))
+        shards = [read_checkpoint(path / name, values=values).tensors for name in names]
+        return Checkpoint(weights, {name: tensor for shard in shards for name, tensor in shard.items()}), read_json(path / "config.json")
+    checkpoint = read_checkpoint(path, values=values)
     beside = path.parent / "config.json"
-    if checkpoint.config is None and path.name in FOLDER_WEIGHTS + HALF_WEIGHTS and beside.is_file():
+    if checkpoint.config is None and path.name in FOLDER_WEIGHTS and beside.is_file():
         return checkpoint, read_json(beside)
     return checkpoint, None
 
 
-def refuse_mislabelled(checkpoint: Checkpoint, found: str) -> None:
-    """Raises: ValueError for a file whose tensors are another kind of model than its metadata says."""
-    raise ValueError(
-        f"{checkpoint.path} must hold what its metadata says, diffharmony.kind {checkpoint.kind!r}, got {found}. "
-        "It was labelled wrongly: get or write it again."
-    )
+def identify(tensors: Collection[str]) -> str | None:
+    """The kind of model that tensors are, by their names alone: one of TELLING_NAMES, or None."""
+    return _telling(tensors)[0]
+
+
+def require_kind(checkpoint: Checkpoint, kinds: Sequence[str], wanted: str, advice: str) -> str:
+    """What a checkpoint is, by its tensors, where it is one of `kinds`. wanted: what that is called. advice: what to pass for it.
+
+    Raises: ValueError for another kind, or one that is not what its own metadata says.
+    """
+    found = identify(checkpoint.tensors)
+    if checkpoint.kind not in (None, found):
+        raise ValueError(
+            f"{checkpoint.path} must hold what its metadata says, diffharmony.kind {checkpoint.kind!r}, got {described(checkpoint)}. "
+            "It was labelled wrongly: get or write it again."
+        )
+    if found not in kinds:
+        refuse(checkpoint, wanted, advice)
+    return found
+
+
+def refuse(checkpoint: Checkpoint, wanted: str, advice: str, found: str | None = None) -> NoReturn:
+    """Raises: ValueError for a file that is not what was wanted. found: what it is, where more is known than its kind."""
+    raise ValueError(f"{checkpoint.path} must be {wanted}, got {found or described(checkpoint)}. {advice}")
+
+
+def described(checkpoint: Checkpoint) -> str:
+    """What errors call a checkpoint's tensors."""
+    names = sorted(checkpoint.tensors)
+    return _telling(names)[1] or f"{len(names)} tensors such as {', '.join(names[:3])}"
+
+
+def _telling(names: Collection[str]) -> tuple[str | None, str | None]:
+    def held(beginning: str) -> bool:
+        return any(name.startswith(beginning) for name in names)
+
+    return next(((kind, words) for kind, words, beginnings in TELLING_NAMES if all(map(held, beginnings))), (None, None))

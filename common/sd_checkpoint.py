@@ -20,7 +20,6 @@ VAE_PREFIX = "first_stage_model."
 UNET_PREFIX = "model.diffusion_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
 VAE_MARK = "encoder.down.0.block.0.conv1.weight"
-UNET_MARK = f"{UNET_PREFIX}input_blocks.0.0.weight"
 TEXT_MARK = f"{TEXT_PREFIX}text_model.embeddings.token_embedding.weight"
 # What a training run of the original code leaves in a VAE's own file.
 NOT_WEIGHTS = ("loss.", "model_ema.")
@@ -29,16 +28,6 @@ GROUPS = 32
 HEADS = 8
 TEXT_HEAD_WIDTH = 64
 PROMPT_LENGTH = 77
-
-
-def holds_vae(tensors: Tensors) -> bool:
-    """Whether these are a whole checkpoint with a VAE, or a VAE alone, in the original layout."""
-    return VAE_MARK in tensors or VAE_PREFIX + VAE_MARK in tensors
-
-
-def holds_unet(tensors: Tensors) -> bool:
-    """Whether these are a checkpoint with a UNet in the original layout."""
-    return UNET_MARK in tensors
 
 
 def convert_vae(tensors: Tensors, path: Path) -> tuple[dict[str, Any], Tensors]:

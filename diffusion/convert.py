@@ -9,16 +9,12 @@ from pathlib import Path
 
 import torch
 
-from ..common import sd_checkpoint
-from ..common.checkpoint import read_checkpoint
-from ..common.files import check_folder, read_json
+from ..common.checkpoint import open_model, read_checkpoint, require_kind
+from ..common.direction import check_direction
+from ..common.files import check_folder
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
-from ..harmony_vae.checkpoint import CLASS_NAMES as VAE_CLASSES
-from ..harmony_vae.checkpoint import holds_vae
 from ..refinement import load_refinement, save_refinement
-from ..refinement.checkpoint import CLASS_NAMES as REFINEMENT_CLASSES
-from ..refinement.checkpoint import holds_refinement
-from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, holds_unet, load_unet, save_unet
+from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
 
 logger = logging.getLogger("diffharmony")
 
@@ -26,7 +22,11 @@ FILE_NAMES = {
     "harmonize": ("harmonization_unet.safetensors", "harmony_vae.safetensors"),
     "invert": ("inverse_unet.safetensors", "inverse_harmony_vae.safetensors"),
 }
-CLASS_NAMES = {"unet": ("UNet2DConditionModel",), "vae": VAE_CLASSES, "refinement": REFINEMENT_CLASSES}
+# What a file of each kind can fill of Sources.
+PARTS = {
+    "unet": ("unet",), "original_unet": ("unet",), "stable_diffusion": ("unet", "vae"),
+    "harmony_vae": ("vae",), "autoencoder": ("vae",), "original_vae": ("vae",), "refinement": ("refinement",),
+}  # fmt: skip
 REFINEMENT_NAME = "refinement.safetensors"
 WITHOUT_EMBEDDING = ("text_encoder", "tokenizer")
 
@@ -87,24 +87,10 @@ def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sou
     return found
 
 
-def _parts_in(path: Path) -> list[str]:
+def _parts_in(path: Path) -> tuple[str, ...]:
     """Which fields of Sources a model's own folder or file can fill."""
-    if path.is_dir():
-        found = read_json(path / "config.json").get("_class_name", "UNet2DConditionModel")
-        parts = [part for part, names in CLASS_NAMES.items() if found in names]
-        what = f"a folder of class {found}"
-    else:
-        checkpoint = read_checkpoint(path, values=False)
-        held = {
-            "unet": holds_unet(checkpoint) or sd_checkpoint.holds_unet(checkpoint.tensors),
-            "vae": holds_vae(checkpoint) or sd_checkpoint.holds_vae(checkpoint.tensors),
-            "refinement": holds_refinement(checkpoint),
-        }
-        parts, names = [part for part, holds in held.items() if holds], sorted(checkpoint.tensors)
-        what = f"a file of kind {checkpoint.kind!r} with {len(names)} tensors ({', '.join(names[:3])}, ...)"
-    if not parts:
-        raise ValueError(f"{path} must hold a UNet, a VAE or a refinement model, got {what}. Pass the authors' archive, or one of these.")
-    return parts
+    checkpoint, _ = open_model(path, "model", values=False)
+    return PARTS[require_kind(checkpoint, tuple(PARTS), "a UNet, a VAE or a refinement model", "Pass the authors' archive, or one of these.")]
 
 
 def _find_inverse(inverse: Path, archive: Path) -> Sources:
@@ -136,8 +122,8 @@ def find_direction(sources: Sources, wanted: str | None = None) -> str:
 
     Raises: ValueError for an unknown direction, or when two of these contradict each other.
     """
-    if wanted is not None and wanted not in FILE_NAMES:
-        raise ValueError(f"direction must be one of {tuple(FILE_NAMES)}, got {wanted!r}. Pass one of these.")
+    if wanted is not None:
+        check_direction(wanted)
     claims = {
         "--direction": wanted,
         "the archive's layout": sources.direction,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -12,12 +11,16 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..common import sd_checkpoint
-from ..common.checkpoint import DIRECTIONS, Checkpoint, load_strictly, read_checkpoint, refuse_mislabelled, write_checkpoint
+from ..common.checkpoint import load_strictly, open_model, read_checkpoint, require_kind, write_checkpoint
+from ..common.direction import check_direction
 from ..common.files import read_json
 
 logger = logging.getLogger("diffharmony")
 
 KIND = "unet"
+ORIGINAL = ("original_unet", "stable_diffusion")
+WANTED = f"a UNet (diffharmony.kind = {KIND!r}, a diffusers folder, or a Stable Diffusion 1.x checkpoint)"
+TAKE_THESE = "Pass a file written by diffharmony train-unet or diffharmony convert."
 IN_CHANNELS = 9
 NARROW_CHANNELS = 4  # a text-to-image UNet's
 OUT_CHANNELS = 4
@@ -44,12 +47,29 @@ def load_unet(
     file, or another number of input channels.
     Source: SPEC §2 (architecture), DESIGN.md "Contracts" (files).
     """
-    path = Path(path)
-    if path.is_dir():
-        unet = _load_folder(path, dtype, in_channels)
+    checkpoint, config = open_model(path, "UNet", ("unet",))
+    path, tensors, embeds = checkpoint.path, checkpoint.tensors, None
+    kind = require_kind(checkpoint, (KIND, *ORIGINAL), WANTED, TAKE_THESE)
+    direction, prediction_type = checkpoint.direction, checkpoint.prediction_type
+    if kind in ORIGINAL:
+        config, tensors = sd_checkpoint.convert_unet(tensors, path)
+        embeds = sd_checkpoint.encode_empty_prompt(checkpoint.tensors, path)
+    elif config is not None:
+        embeds, direction, prediction_type = _beside(path.parent)
+    elif checkpoint.config is None:
+        raise ValueError(
+            f"{path} must carry its config in its metadata, got none. Pass its diffusers folder (with config.json) instead, or write our "
+            "file with diffharmony convert."
+        )
     else:
-        unet = _load_file(path, dtype, in_channels)
-    return unet.eval().requires_grad_(False)
+        config, tensors = checkpoint.config, dict(tensors)
+        embeds = tensors.pop(PROMPT_KEY, None)
+        if embeds is None:
+            raise ValueError(f"{path} must hold the tensor {PROMPT_KEY!r}, got none. {HOW_TO_BAKE}")
+    # 4 is diffusers' default for both
+    check_channels(config.get("in_channels", 4), config.get("out_channels", 4), str(path), in_channels)
+    unet = load_strictly(lambda: UNet2DConditionModel.from_config(config), tensors, path, dtype)
+    return attach(unet, embeds, direction, prediction_type).requires_grad_(False)
 
 
 def widen_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -92,24 +112,20 @@ def save_unet(
     check_channels(unet.config.in_channels, unet.config.out_channels, str(path))
     direction = direction or getattr(unet, "direction", "harmonize")
     prediction_type = prediction_type or getattr(unet, "prediction_type", "epsilon")
-    if dtype not in (torch.float16, torch.float32):
-        raise ValueError(f"dtype of a checkpoint must be torch.float16 or torch.float32, got {dtype}. Pass one of these.")
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type must be one of {PREDICTION_TYPES}, got {prediction_type!r}. Pass one of these.")
     if empty_prompt_embeds is None:
         empty_prompt_embeds = getattr(unet, PROMPT_KEY, None)
     if empty_prompt_embeds is None:
         raise ValueError(f"empty_prompt_embeds must be given, got None for a UNet that has none. {HOW_TO_BAKE}")
-    embeds = check_empty_prompt(empty_prompt_embeds, unet)
-    tensors = {name: tensor.to(dtype) for name, tensor in unet.state_dict().items()}
-    tensors[PROMPT_KEY] = embeds.to(dtype)
     write_checkpoint(
         path,
-        tensors,
+        {**unet.state_dict(), PROMPT_KEY: check_empty_prompt(empty_prompt_embeds, unet)},
         kind=KIND,
-        config=public_config(unet),
+        config=unet.config,
         direction=direction,
         prediction_type=prediction_type,
+        dtype=dtype,
         training=training,
     )
 
@@ -153,20 +169,13 @@ def check_empty_prompt(embeds: torch.Tensor, unet: UNet2DConditionModel) -> torc
     return embeds
 
 
-def public_config(unet: UNet2DConditionModel) -> dict[str, Any]:
-    """The UNet's diffusers configuration as JSON-able fields, without diffusers' private ones."""
-    config = json.loads(unet.to_json_string())
-    return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
 def attach(
     unet: UNet2DConditionModel, embeds: torch.Tensor | None, direction: str | None, prediction_type: str | None
 ) -> UNet2DConditionModel:
     """Set `.empty_prompt_embeds`, `.direction` and `.prediction_type`, checked; None takes the SD defaults."""
     direction = direction or "harmonize"
     prediction_type = prediction_type or "epsilon"
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction of a UNet must be one of {DIRECTIONS}, got {direction!r}. Write the file again.")
+    check_direction(direction, "direction of a UNet")
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(
             f"prediction_type of a UNet must be one of {PREDICTION_TYPES}, got {prediction_type!r}. "
@@ -190,126 +199,17 @@ def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> 
         Path(folder) / PROMPT_FILE,
         {PROMPT_KEY: check_empty_prompt(embeds, unet)},
         kind=KIND,
-        config=public_config(unet),
+        config=unet.config,
         direction=getattr(unet, "direction", "harmonize"),
         prediction_type=getattr(unet, "prediction_type", "epsilon"),
     )
 
 
-def _load_file(path: Path, dtype: torch.dtype, in_channels: int) -> UNet2DConditionModel:
-    checkpoint = read_checkpoint(path)
-    if sd_checkpoint.holds_unet(checkpoint.tensors):
-        config, tensors = sd_checkpoint.convert_unet(checkpoint.tensors, path)
-        _check_config_channels(config, path, in_channels)
-        unet = load_strictly(lambda: UNet2DConditionModel.from_config(config), tensors, path)
-        return attach(torch.nn.Module.to(unet, dtype), sd_checkpoint.encode_empty_prompt(checkpoint.tensors, path), None, None)
-    if checkpoint.kind != KIND:
-        raise ValueError(f"{path} must be a UNet (diffharmony.kind = {KIND!r}), got {_describe(checkpoint)}. {_advice(checkpoint)}")
-    if not holds_unet(checkpoint):
-        refuse_mislabelled(checkpoint, _listed(checkpoint))
-    if checkpoint.config is None:
-        raise ValueError(f"{path} must carry its configuration in the metadata, got none. Write it again with diffharmony convert.")
-    tensors = dict(checkpoint.tensors)
-    embeds = tensors.pop(PROMPT_KEY, None)
-    if embeds is None:
-        raise ValueError(f"{path} must hold the tensor {PROMPT_KEY!r}, got none. {HOW_TO_BAKE}")
-    _check_config_channels(checkpoint.config, path, in_channels)
-    unet = load_strictly(lambda: UNet2DConditionModel.from_config(checkpoint.config), tensors, path)
-    # nn.Module.to: diffusers' own warns of a list of float32 modules that is empty here
-    return attach(torch.nn.Module.to(unet, dtype), embeds, checkpoint.direction, checkpoint.prediction_type)
-
-
-def _load_folder(path: Path, dtype: torch.dtype, in_channels: int) -> UNet2DConditionModel:
-    if not (path / "config.json").is_file() and (path / "unet").is_dir():
-        return _with_scheduler_setting(_load_folder(path / "unet", dtype, in_channels), path)
-    config = read_json(path / "config.json")
-    class_name = config.get("_class_name", "UNet2DConditionModel")
-    if class_name != "UNet2DConditionModel":
-        raise ValueError(
-            f"{path} must be a diffusers folder of UNet2DConditionModel, got {class_name}. Pass the folder `unet/` of a pipeline."
-        )
-    _check_config_channels(config, path, in_channels)
-    unet = _from_pretrained(path, dtype)
-    prompt_file = path / PROMPT_FILE
-    if prompt_file.is_file():
-        checkpoint = read_checkpoint(prompt_file)
-        return attach(unet, checkpoint.tensors.get(PROMPT_KEY), checkpoint.direction, checkpoint.prediction_type)
-    return _with_scheduler_setting(attach(unet, None, None, None), path.parent)
-
-
-def _with_scheduler_setting(unet: UNet2DConditionModel, pipeline_folder: Path) -> UNet2DConditionModel:
-    """Take the prediction type from the pipeline's scheduler, where our own file did not say it."""
-    settings = pipeline_folder / "scheduler" / "scheduler_config.json"
-    if unet.empty_prompt_embeds is None and settings.is_file():
-        attach(unet, None, unet.direction, read_json(settings).get("prediction_type"))
-    return unet
-
-
-def _from_pretrained(path: Path, dtype: torch.dtype) -> UNet2DConditionModel:
-    names = {file.name for file in path.iterdir()}
-    weights = sorted(name for name in names if name.startswith("diffusion_pytorch_model"))
-    if not weights:
-        raise FileNotFoundError(
-            f"diffusion_pytorch_model.safetensors or .bin must exist, looked in {path.resolve()}, which holds "
-            f"{', '.join(sorted(names)) or 'nothing'}. Pass a complete diffusers folder."
-        )
-    # a folder may carry half-precision files only: diffusers finds them when told
-    plain = [name for name in weights if ".fp16" not in name]
-    variant = None if plain else "fp16"
-    safe = any(".safetensors" in name for name in plain or weights)
-    try:
-        unet, info = UNet2DConditionModel.from_pretrained(
-            path,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=safe,
-            variant=variant,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(
-            f"{path} must be a whole diffusers UNet folder, but diffusers could not load it ({_first_line(error)}). "
-            "Copy or download it again."
-        ) from error
-    for what in ("missing_keys", "unexpected_keys"):
-        if info.get(what):
-            names = sorted(info[what])
-            raise ValueError(
-                f"{path} must hold exactly the UNet's parameters, got {len(names)} {what.split('_')[0]} (first: {names[0]}). "
-                "Copy or download it again."
-            )
-    return unet
-
-
-def _check_config_channels(config: dict[str, Any], path: Path, wanted: int) -> None:
-    """Refuse by configuration, before gigabytes are read. 4 is diffusers' default for both."""
-    check_channels(config.get("in_channels", 4), config.get("out_channels", 4), str(path), wanted)
-
-
-def holds_unet(checkpoint: Checkpoint) -> bool:
-    """Whether these are a UNet's tensors by diffusers' names."""
-    return {"conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight"} <= checkpoint.tensors.keys()
-
-
-def _describe(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.kind!r}" if checkpoint.kind is not None else f"a file without that metadata holding {_listed(checkpoint)}"
-
-
-def _listed(checkpoint: Checkpoint) -> str:
-    names = sorted(checkpoint.tensors)
-    return f"{len(names)} tensors ({', '.join(names[:3])}, ...)"
-
-
-def _advice(checkpoint: Checkpoint) -> str:
-    if checkpoint.kind in ("harmony_vae", "autoencoder"):
-        return "It is a VAE: pass it as the VAE, and a UNet file here."
-    if checkpoint.kind is None and "conv_in.weight" in checkpoint.tensors and "conv_out.weight" in checkpoint.tensors:
-        return "Pass its diffusers folder (with config.json) instead, or write our file with diffharmony convert."
-    if sd_checkpoint.holds_vae(checkpoint.tensors):
-        return "It is a VAE in the original layout: pass it as the VAE, and a UNet file here."
-    return "Pass a file written by diffharmony train-unet or diffharmony convert."
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _beside(folder: Path) -> tuple[torch.Tensor | None, str | None, str | None]:
+    """What a diffusers folder's weights do not say: (embedding, direction, prediction type), of our own file beside them; without one,
+    the prediction type of the pipeline's scheduler."""
+    if (folder / PROMPT_FILE).is_file():
+        ours = read_checkpoint(folder / PROMPT_FILE)
+        return ours.tensors.get(PROMPT_KEY), ours.direction, ours.prediction_type
+    settings = folder.parent / "scheduler" / "scheduler_config.json"
+    return None, None, read_json(settings).get("prediction_type") if settings.is_file() else None

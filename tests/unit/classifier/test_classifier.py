@@ -144,28 +144,10 @@ class TestRefusals:
             shapes = {name: tensor.shape for name, tensor in make(num_classes=2).state_dict().items()}
         path = tmp_path / "other.safetensors"
         save_file({name: torch.zeros(shape, dtype=torch.uint8) for name, shape in shapes.items()}, path)
-        self.refusal(path, "must be a harmony classifier .*, got [0-9]+ tensors such as bn1.bias")
+        self.refusal(path, "must be a harmony classifier .*, got another network's [0-9]+ tensors")
 
-    @pytest.mark.parametrize(
-        "name, what",
-        [
-            ("conditional_encoder.conv_in.weight", "a Harmony-VAE. Pass it as the VAE"),
-            ("decoder.conv_in.weight", "a VAE. Pass it as the VAE"),
-            ("time_embedding.linear_1.weight", "a UNet. Pass it as the UNet"),
-            ("model.diffusion_model.out.weight", "a Stable Diffusion checkpoint. Pass a file of"),
-            ("conv_norm_out.weight", "a refinement model. Pass it as the refinement stage"),
-            ("nothing.weight", "1 tensors such as nothing.weight"),
-        ],
-    )
-    def test_other_models_are_named(self, tmp_path, name, what):
-        path = tmp_path / "harmony_classifier.safetensors"
-        save_file({name: torch.zeros(2)}, path)
-        self.refusal(path, f"must be a harmony classifier .*got {what}")
-
-    def test_files_of_ours_of_another_kind_or_damaged(self, tmp_path):
+    def test_damaged_files_of_ours(self, tmp_path):
         path = tmp_path / "classifier.safetensors"
-        write_checkpoint(path, {"time_embedding.w": torch.zeros(2)}, kind="unet", config={})
-        self.refusal(path, r"got a UNet \(a file of kind 'unet'\)")
         save_harmony_classifier(small(), path)
         tensors = read_checkpoint(path).tensors
         write_checkpoint(path, {name: tensors[name] for name in list(tensors)[1:]}, kind="classifier", config=small().config)
@@ -264,7 +246,7 @@ class TestInputs:
         "images, mask, message",
         [
             (torch.zeros(1, 3, 40, 40), None, "mask must be given to a classifier of masked regions"),
-            (torch.zeros(1, 3, 40, 40), torch.zeros(1, 1, 40, 40), "mask must have foreground .* got none in mask 0 of 1"),
+            (torch.zeros(1, 3, 40, 40), torch.zeros(1, 1, 40, 40), "mask 0 of 1 must have foreground .* got none"),
             (torch.zeros(1, 3, 40, 40), torch.ones(1, 1, 20, 40), "mask must be as large as images"),
             (torch.full((1, 3, 40, 40), 200.0), torch.ones(1, 1, 40, 40), r"images must lie in \[-1, 1\]"),
             (torch.zeros(1, 4, 40, 40), torch.ones(1, 1, 40, 40), "images must have shape"),

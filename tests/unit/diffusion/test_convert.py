@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from diffharmony.common.checkpoint import read_checkpoint, write_checkpoint
+from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.diffusion import load_unet
 from diffharmony.diffusion.convert import Sources, convert_models, encode_empty_prompt, find_direction, find_sources
-from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, load_vae
+from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.refinement import load_refinement
 from diffharmony.tests.made.pretrained import make_text_encoder, make_unet, make_vae
@@ -267,11 +267,8 @@ def test_a_checkpoint_in_the_original_layout_gives_both(tmp_path):
 
 def test_another_kind_of_model_is_no_source(tmp_path):
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other.safetensors must hold a UNet, a VAE or a refinement model, got a file of kind None with 1 tensors \(fc.weight"):
+    with pytest.raises(ValueError, match="other.safetensors must be a UNet, a VAE or a refinement model, got 1 tensors such as fc.weight"):
         find_sources(tmp_path / "other.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQModel"}))
-    with pytest.raises(ValueError, match="must hold a UNet, a VAE or a refinement model, got a folder of class VQModel"):
-        find_sources(tmp_path)
 
 
 @pytest.mark.parametrize("out", ["/proc/models", "file/models"])
@@ -282,22 +279,3 @@ def test_an_out_that_cannot_be_is_refused_before_anything_is_read(archive, tmp_p
         weights.write_bytes(b"")
     with pytest.raises((ValueError, PermissionError), match=r"out must be (one that can be written to, got /proc|a folder, got file/models, in the file)"):
         convert_models(find_sources(archive), out)
-
-
-def test_files_that_are_not_what_their_metadata_says_are_refused(archive, tmp_path, unet, plain_vae, harmony_vae):
-    write_checkpoint(tmp_path / "vae_as_unet.safetensors", harmony_vae.state_dict(), kind="unet", config={})
-    write_checkpoint(tmp_path / "plain_as_harmony.safetensors", plain_vae.state_dict(), kind="harmony_vae", config=dict(plain_vae.config))
-    write_checkpoint(tmp_path / "unet_as_harmony.safetensors", unet.state_dict(), kind="harmony_vae", config={})
-    write_checkpoint(tmp_path / "harmony_as_plain.safetensors", harmony_vae.state_dict(), kind="autoencoder", config=dict(harmony_vae.config))
-    says = r"must hold what its metadata says, diffharmony.kind '{}', got {}"
-    for load, name, kind, found in (
-        (load_unet, "vae_as_unet", "unet", r"\d+ tensors \(conditional_encoder"),
-        (load_vae, "vae_as_unet", "unet", "a Harmony-VAE"),
-        (load_harmony_vae, "vae_as_unet", "unet", "a Harmony-VAE"),
-        (load_harmony_vae, "plain_as_harmony", "harmony_vae", "a plain VAE in diffusers' layout"),
-        (load_vae, "plain_as_harmony", "harmony_vae", "a plain VAE in diffusers' layout"),
-        (load_harmony_vae, "unet_as_harmony", "harmony_vae", "a UNet"),
-        (load_vae, "harmony_as_plain", "autoencoder", "a Harmony-VAE"),
-    ):
-        with pytest.raises(ValueError, match=says.format(kind, found)):
-            load(tmp_path / f"{name}.safetensors")

@@ -1,7 +1,5 @@
 """The UNet's files: round trips, diffusers folders, refusals."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -76,10 +74,7 @@ def test_saving_again_keeps_embedding_direction_and_prediction_type(unet, embeds
     assert (again.direction, again.prediction_type) == ("invert", "v_prediction")
 
 
-@pytest.mark.parametrize("options", [
-    {"safe_serialization": True}, {"safe_serialization": False}, {"safe_serialization": True, "max_shard_size": "300KB"},
-    {"safe_serialization": False, "max_shard_size": "300KB"}, {"variant": "fp16"}, {"variant": "fp16", "max_shard_size": "300KB"},
-], ids=str)
+@pytest.mark.parametrize("options", [{}, {"safe_serialization": False, "max_shard_size": "300KB"}], ids=str)
 def test_diffusers_folders_load(unet, tmp_path, options):
     unet.save_pretrained(tmp_path / "unet", **options)
     for path in (tmp_path / "unet", tmp_path):
@@ -110,12 +105,10 @@ def test_text_to_image_unet_is_refused(embeds, tmp_path):
         load_unet(tmp_path / "y.safetensors")
 
 
-def test_another_kind_of_file_is_refused(unet, tmp_path):
-    write_checkpoint(tmp_path / "vae.safetensors", {"conv_in.weight": torch.zeros(1)}, kind="harmony_vae", config={})
-    with pytest.raises(ValueError, match=r"must be a UNet .*got 'harmony_vae'.*pass it as the VAE"):
-        load_unet(tmp_path / "vae.safetensors")
-    with pytest.raises(ValueError, match="must be a UNet.*without that metadata.*diffusers folder"):
-        load_unet(GOLDEN)
+def test_weights_alone_are_refused(tmp_path):
+    save_file(load_file(GOLDEN), tmp_path / "unet.safetensors")
+    with pytest.raises(ValueError, match="must carry its config in its metadata, got none. Pass its diffusers folder .*diffharmony convert"):
+        load_unet(tmp_path / "unet.safetensors")
 
 
 def test_incomplete_files_are_refused(unet, embeds, tmp_path):
@@ -149,7 +142,7 @@ def test_incomplete_files_are_refused(unet, embeds, tmp_path):
 def test_missing_and_incomplete_folders_are_refused(unet, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_unet(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="config.json must exist"):
+    with pytest.raises(FileNotFoundError, match="UNet folder must hold config.json and diffusion_pytorch_model"):
         load_unet(tmp_path)
     unet.save_pretrained(tmp_path / "a")
     (tmp_path / "a" / "diffusion_pytorch_model.safetensors").unlink()
@@ -161,11 +154,6 @@ def test_missing_and_incomplete_folders_are_refused(unet, tmp_path):
     save_file(tensors, tmp_path / "b" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="1 missing"):
         load_unet(tmp_path / "b")
-    shutil.copytree(tmp_path / "a", tmp_path / "c")
-    config = json.loads((tmp_path / "c" / "config.json").read_text())
-    (tmp_path / "c" / "config.json").write_text(json.dumps({**config, "_class_name": "AutoencoderKL"}))
-    with pytest.raises(ValueError, match="AutoencoderKL"):
-        load_unet(tmp_path / "c")
 
 
 def test_pickles_that_run_code_are_not_run(unet, tmp_path):
@@ -187,7 +175,7 @@ def test_pickles_that_run_code_are_not_run(unet, tmp_path):
     ({"empty_prompt_embeds": None}, "empty_prompt_embeds must be given"),
     ({"prediction_type": "sample"}, "prediction_type must be one of"),
     ({"direction": "sideways"}, "direction must be one of"),
-    ({"dtype": torch.int8}, "dtype of a checkpoint"),
+    ({"dtype": torch.int8}, "dtype must be torch.float16 or torch.float32"),
 ])
 def test_wrong_saves_are_refused_and_write_nothing(unet, embeds, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):

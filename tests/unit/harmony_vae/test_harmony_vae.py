@@ -203,7 +203,7 @@ def test_refuses_a_condition_of_another_size_or_batch():
     condition = vae.encode_condition(*random_inputs(batch=2))
     with pytest.raises(ValueError, match="condition must have the latent's size"):
         vae.decode(torch.zeros(2, 4, 8, 8), condition)
-    with pytest.raises(ValueError, match="condition's batch must be 1 or the latent's 3, got 2"):
+    with pytest.raises(ValueError, match="condition must have batch 1 or 3, got 2"):
         vae.decode(torch.zeros(3, 4, 32, 24), condition)
     with pytest.raises(ValueError, match="plain diffusers AutoencoderKL, got HarmonyVAE"):
         HarmonyVAE.from_autoencoder_kl(vae)
@@ -285,17 +285,6 @@ class TestRefusals:
     def test_empty_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="config.json and diffusion_pytorch_model.safetensors or .*found nothing"):
             load_harmony_vae(tmp_path)
-
-    def test_plain_vae(self, tmp_path):
-        save_file(plain_vae().state_dict(), tmp_path / "vae.safetensors")
-        with pytest.raises(ValueError, match="must be a Harmony-VAE .*got a plain VAE .*no conditional_encoder.*train-vae"):
-            load_harmony_vae(tmp_path / "vae.safetensors")
-
-    @pytest.mark.parametrize("name, what", [("down_blocks.0.x", "a UNet"), ("first_stage_model.x", "original Stable Diffusion layout"), ("x", "1 tensors such as x")])
-    def test_other_models(self, tmp_path, name, what):
-        save_file({name: torch.zeros(1)}, tmp_path / "model.safetensors")
-        with pytest.raises(ValueError, match=f"must be a Harmony-VAE .*got .*{what}"):
-            load_harmony_vae(tmp_path / "model.safetensors")
 
     def test_missing_parameters_are_named(self, tmp_path):
         config, weights, _ = golden("two_level")
@@ -382,7 +371,7 @@ class TestTiles:
         image, mask = random_inputs()
         z = torch.randn(1, 4, 32, 24)
         for arguments, message in [
-            (dict(tile=63), "tile must be a multiple of 2"),
+            (dict(tile=63), "tile must be a whole multiple of 2"),
             (dict(mode="fast"), "mode must be one of exact, bounded"),
             (dict(mask=mask[..., :-2]), "mask must be 64 x 48"),
         ]:

@@ -158,7 +158,7 @@ class TestOriginalLayout:
 
     def test_each_part_says_what_the_other_is(self, tmp_path):
         save_file(original_vae(make_vae()), tmp_path / "vae.safetensors")
-        with pytest.raises(ValueError, match="must be a UNet .*It is a VAE in the original layout"):
+        with pytest.raises(ValueError, match="must be a UNet .*got a VAE in the original Stable Diffusion layout"):
             load_pretrained_unet(tmp_path / "vae.safetensors", direction="harmonize")
         save_file(original_unet(make_unet()), tmp_path / "unet.safetensors")
         with pytest.raises(ValueError, match="must be a VAE, plain or Harmony-VAE, in diffusers' or the original layout"):
