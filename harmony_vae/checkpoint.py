@@ -25,7 +25,6 @@ from ..common.checkpoint import (
 from ..common.direction import check_direction
 from .model import HarmonyVAE
 
-STABLE_DIFFUSION_WIDTHS = (128, 256, 512, 512)
 HARMONY_VAE = "a Harmony-VAE (encoder.*, decoder.*, conditional_encoder.*, latent_skip_conv.*)"
 TAKE_THESE = (
     "Pass a file of `diffharmony train-vae`, which makes a Harmony-VAE of a plain one, or of `convert`, or the authors' condition_vae folder."
@@ -105,18 +104,14 @@ def infer_config(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
     widths = []
     while (name := f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.weight") in tensors:
         widths.append(tensors[name].shape[0])
-    if tuple(widths) != STABLE_DIFFUSION_WIDTHS:
+    if widths != sd_checkpoint.VAE["block_out_channels"]:
         raise ValueError(
-            f"{path} must come with its config (in its metadata, or config.json beside it) unless its widths are Stable Diffusion's "
-            f"{STABLE_DIFFUSION_WIDTHS}, got none and widths {tuple(widths)}. Pass the diffusers folder, or save it with save_harmony_vae."
+            f"{path} must come with its config (in its metadata, or config.json beside it) unless its widths are Stable Diffusion's, "
+            f"{sd_checkpoint.VAE['block_out_channels']}, got none and widths {widths}. Pass the diffusers folder, or save it with save_harmony_vae."
         )
     return {
-        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
-        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "block_out_channels": widths,
-        "layers_per_block": 2,
+        **sd_checkpoint.VAE,
         "latent_channels": tensors["decoder.conv_in.weight"].shape[1],
-        "sample_size": 512,
         "use_quant_conv": "quant_conv.weight" in tensors,
         "use_post_quant_conv": "post_quant_conv.weight" in tensors,
     }

@@ -6,6 +6,8 @@ import re
 
 import torch
 
+from diffharmony.common import sd_checkpoint
+
 VAE_RENAMES = [
     ("conv_norm_out", "norm_out"),
     ("mid_block.attentions.0", "mid.attn_1"),
@@ -86,3 +88,10 @@ def original_text_encoder(encoder) -> dict[str, torch.Tensor]:
     renamed = {prefix + name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
     positions = renamed[f"{prefix}embeddings.position_embedding.weight"].shape[0]
     return {**renamed, f"{prefix}embeddings.position_ids": torch.arange(positions)[None]}
+
+
+def take_for_stable_diffusion(monkeypatch, vae, unet, text_encoder) -> None:
+    """Let files in the original layout be read by these models' configs: Stable Diffusion's own are too large for tests."""
+    for name, config in (("VAE", vae.config), ("UNET", unet.config)):
+        monkeypatch.setattr(sd_checkpoint, name, {field: value for field, value in config.items() if not field.startswith("_")})
+    monkeypatch.setattr(sd_checkpoint, "TEXT", {field: getattr(text_encoder.config, field) for field in sd_checkpoint.TEXT})

@@ -19,7 +19,7 @@ from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.refinement import load_refinement
 from diffharmony.tests.made.pretrained import make_text_encoder, make_unet, make_vae
 from diffharmony.tests.made.refinement import small_refinement
-from diffharmony.tests.made.sd_checkpoint import original_text_encoder, original_unet, original_vae
+from diffharmony.tests.made.sd_checkpoint import original_text_encoder, original_unet, original_vae, take_for_stable_diffusion
 
 BOS, EOS = 0, 1
 
@@ -259,8 +259,10 @@ def test_a_model_alone_is_converted_as_what_it_is(archive, tmp_path, plain_vae, 
     assert same_weights(harmony_vae, load_harmony_vae(tmp_path / "out" / "harmony_vae.safetensors"))
 
 
-def test_a_checkpoint_in_the_original_layout_gives_both(tmp_path):
-    tensors = {**original_vae(make_vae()), **original_unet(make_unet()), **original_text_encoder(make_text_encoder())}
+def test_a_checkpoint_in_the_original_layout_gives_both(tmp_path, monkeypatch):
+    models = make_vae(), make_unet(), make_text_encoder()
+    take_for_stable_diffusion(monkeypatch, *models)
+    tensors = {**original_vae(models[0]), **original_unet(models[1]), **original_text_encoder(models[2])}
     save_file(tensors, tmp_path / "sd.safetensors")
     assert list(convert_models(find_sources(tmp_path / "sd.safetensors"), tmp_path / "out")) == ["unet", "harmony_vae"]
 

@@ -315,7 +315,7 @@ class TestRefusals:
 
     def test_a_config_is_needed_where_shapes_do_not_tell(self, tmp_path):
         save_file(HarmonyVAE.from_autoencoder_kl(plain_vae()).state_dict(), tmp_path / "vae.safetensors")
-        with pytest.raises(ValueError, match=r"must come with its config .*got none and widths \(32, 64\)"):
+        with pytest.raises(ValueError, match=r"must come with its config .*got none and widths \[32, 64\]"):
             load_harmony_vae(tmp_path / "vae.safetensors")
 
     @pytest.mark.parametrize("config", [{"block_out_channels": 5}, {"down_block_types": ["Nope"]}, {"block_out_channels": [7]}])
