@@ -8,7 +8,7 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint():
     """What ComfyUI calls to learn our nodes."""
     try:
-        from ..nodes import DiffHarmonyExtension
+        from .nodes import DiffHarmonyExtension
     except Exception:
         # The host keeps one line of an error, without where it came from.
         logging.getLogger("diffharmony").exception("DiffHarmony's nodes could not be loaded")
