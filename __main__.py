@@ -43,7 +43,7 @@ COMMANDS = {
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 # Packages of the extra `train` that a ComfyUI environment may lack.
 FROM_EXTRA = (
-    "accelerate", "matplotlib", "numpy", "PIL", "safetensors", "skimage", "tensorboard", "torch", "torchvision", "tqdm", "transformers",
+    "accelerate", "matplotlib", "numpy", "PIL", "safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torch", "torchvision", "tqdm", "transformers",
     "tyro",
 )  # fmt: skip
 

@@ -15,24 +15,16 @@ def auc(composites: np.ndarray, reals: np.ndarray) -> float:
 
     Raises: ValueError where one of the two is empty.
     """
-    values, positives = _both(composites, reals), len(composites)
-    distinct, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # from 1; those of equal values share their mean
-    return float((ranks[:positives].sum() - positives * (positives + 1) / 2) / (positives * (len(values) - positives)))
+    from sklearn.metrics import roc_auc_score
 
-
-def roc_curve(composites: np.ndarray, reals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(share of real images, share of composites) at or above each threshold, from (0, 0) to (1, 1)."""
-    thresholds = np.unique(_both(composites, reals))[::-1]
-    shares = [1 - np.searchsorted(np.sort(values), thresholds, side="left") / len(values) for values in (reals, composites)]
-    return np.append(0.0, shares[0]), np.append(0.0, shares[1])
+    return float(roc_auc_score(_labels(composites, reals), _both(composites, reals)))
 
 
 def calibration_curve(composites: np.ndarray, reals: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
     """For each of `bins` equal parts of 0..1 that has images: {"from", "to", "count", "probability", "composites"}, the mean of their
     probabilities and the share of composites among them."""
     values = _both(composites, reals)
-    is_composite = np.arange(len(values)) < len(composites)
+    is_composite = _labels(composites, reals)
     which = np.clip((values * bins).astype(int), 0, bins - 1)
     rows = []
     for index in np.unique(which):
@@ -88,16 +80,15 @@ def measures_text(measures: dict[str, Any]) -> str:
 
 def draw_measures(composites: np.ndarray, reals: np.ndarray, path: str | os.PathLike) -> None:
     """Write as PNG: the ROC curve, the reliability diagram, and how the probabilities are distributed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from sklearn.metrics import roc_curve
 
-    from ..common.files import written_whole
+    from ..common.plots import save_figure
 
     measures = measure_probabilities(composites, reals)
     figure = Figure(figsize=(12, 4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     roc, reliability, distribution = figure.subplots(1, 3)
-    roc.plot(*roc_curve(composites, reals), color="#0b6e4f")
+    roc.plot(*roc_curve(_labels(composites, reals), _both(composites, reals))[:2], color="#0b6e4f")
     roc.plot((0, 1), (0, 1), color="#8a8a8a", linewidth=0.8, linestyle="--")
     roc.set(xlabel="real images taken for composites", ylabel="composites found", title=f"ROC, area {measures['auc']:.3f}")
     curve = measures["calibration"]
@@ -117,8 +108,12 @@ def draw_measures(composites: np.ndarray, reals: np.ndarray, path: str | os.Path
     distribution.legend(fontsize=8)
     for axes in (roc, reliability, distribution):
         axes.grid(alpha=0.25)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save_figure(figure, path)
+
+
+def _labels(composites: np.ndarray, reals: np.ndarray) -> np.ndarray:
+    """Which of the values of `_both` are composites'."""
+    return np.arange(len(composites) + len(reals)) < len(composites)
 
 
 def _both(composites: np.ndarray, reals: np.ndarray) -> np.ndarray:

@@ -14,11 +14,12 @@ Figures = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Method:
-    """How a row is made: names of checkpoints in the models folder, and the square working size in pixels."""
+    """How a row is made: names of checkpoints in the models folder, and the square working size in pixels. unet None: not harmonized, but
+    encoded and decoded."""
 
     size: int
     vae: str = "harmony_vae"
-    unet: str = "harmonization_unet"
+    unet: str | None = "harmonization_unet"
     conditional: bool = True
     refinement: str | None = None
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ...common.files import written_whole
 from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, tensor_to_pil
+from ...common.masks import binarize_mask
 from ...common.processes import on_main
 from ...common.run_folder import claim, digest
 from ...dataset.pairs import Pair
@@ -62,6 +63,8 @@ def predict(
     kept: int,
     seed: int,
     device: torch.device,
+    steps: int = STEPS,
+    numbers: Sequence[int] | None = None,
     rank: int = 0,
     processes: int = 1,
 ) -> None:
@@ -69,32 +72,41 @@ def predict(
 
     Composite and mask are brought to `size` x `size`, harmonized there (background as the models leave it: the evaluator pastes
     the real one), and saved at `kept` x `kept` by Pillow's bilinear filter, as the evaluator would reduce it. Image i is sampled with seed + i,
-    whatever the number of processes. models: checkpoint name -> path.
+    whatever the number of processes; numbers: what to count as i, None for the places in `pairs`. models: checkpoint name -> path.
     Raises: ValueError when the folder was begun with other settings or composites; as the loaders do. Source: SPEC §2, §8.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
     def begin() -> None:
         digests = {name: digest(models[name]) for name in method.models}
-        claim(folder, asdict(Settings(size, kept, method.conditional, STEPS, seed, digests, fingerprint(pairs))))
+        claim(folder, asdict(Settings(size, kept, method.conditional, steps, seed, digests, fingerprint(pairs))))
 
     # a process that works alone may be one of several, the others waiting for it elsewhere
     on_main(begin) if processes > 1 else begin()
-    missing = [(index, pair) for index, pair in list(enumerate(pairs))[rank::processes] if not _path(folder, pair).is_file()]
+    missing = [(index, pair) for index, pair in list(zip(numbers or range(len(pairs)), pairs))[rank::processes] if not _path(folder, pair).is_file()]
     if not missing:
         return
     vae = (load_harmony_vae if method.conditional else load_vae)(models[method.vae]).to(device)
-    unet = load_unet(models[method.unet]).to(device)
+    unet = load_unet(models[method.unet]).to(device) if method.unet else None
     refinement = load_refinement(models[method.refinement]).to(device) if method.refinement else None
     for index, pair in tqdm(missing, desc=folder.name, unit="image", disable=rank > 0, dynamic_ncols=True):
         composite = pil_to_tensor(_square(read_picture(pair.composite).convert("RGB"), size))
         mask = pil_to_mask(_square(read_mask(pair.mask), size))
-        result = harmonize(
-            vae, unet, composite, mask, STEPS, seed + index, size="native", paste_background=False, conditional=method.conditional,
-            refinement=refinement, device=device,
-        )  # fmt: skip
+        if unet is None:
+            result = _decoded_again(vae, composite.to(device), mask.to(device))
+        else:
+            result = harmonize(
+                vae, unet, composite, mask, steps, seed + index, size="native", paste_background=False, conditional=method.conditional,
+                refinement=refinement, device=device,
+            )  # fmt: skip
         with written_whole(_path(folder, pair)) as temporary:
             _square(tensor_to_pil(result)[0], kept).save(temporary, format="png")
+
+
+@torch.no_grad()
+def _decoded_again(vae, composite: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What is left where no UNet harmonizes: the composite's own latent, decoded under composite and mask."""
+    return vae.decode(vae.encode(composite).latent_dist.mode(), vae.encode_condition(composite, binarize_mask(mask))).sample
 
 
 def _path(folder: Path, pair: Pair) -> Path:

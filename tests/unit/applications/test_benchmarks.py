@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from diffharmony.applications.benchmarks import decode
 from diffharmony.applications.benchmarks._main import cpu_seconds
 from diffharmony.applications.benchmarks.loader import LoaderBenchmark, _measure, table, write_pictures
 
@@ -41,3 +42,12 @@ def test_the_loaders_are_compared_by_both_clocks(tmp_path):
         assert case[ratio] == pytest.approx(case[speeds]["diffharmony"] / case[speeds]["authors' pattern"]) and case[ratio] > 0
     shown = table([{"pictures": "640 x 480", "size": 64, **case}]).splitlines()
     assert "images per CPU second ×" in shown[0] and f"{case['cpu_ratio']:.2f}" in shown[-1]
+
+
+def test_benchmark_is_in_ratios():
+    (case,) = decode.run(decode.DecodeBenchmark(sizes=(64,), tile=32, repeats=1))
+    reference = case["variants"][decode.REFERENCE]
+    assert reference["time_ratio"] == 1.0 and len(case["variants"]) == 3
+    assert "decode_tiled, tile 32" in decode.table([case])
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        decode.run(decode.DecodeBenchmark(repeats=0))

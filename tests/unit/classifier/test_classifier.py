@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torchvision import models, transforms
 
@@ -21,7 +20,6 @@ from diffharmony.classifier.measures import (
     draw_measures,
     expected_calibration_error,
     measure_probabilities,
-    roc_curve,
 )  # fmt: skip
 from diffharmony.classifier.model import LEAST_CROP, HarmonyClassifier, masked_box
 from diffharmony.common.checkpoint import read_checkpoint, write_checkpoint
@@ -289,12 +287,9 @@ PROBABILITIES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]),
 class TestMeasures:
     @settings(max_examples=200, deadline=None)
     @given(PROBABILITIES, PROBABILITIES)
-    def test_auc_is_scikit_learns_and_the_curves_area(self, composites, reals):
-        labels = np.r_[np.ones(len(composites)), np.zeros(len(reals))]
-        expected = roc_auc_score(labels, np.r_[composites, reals])
-        assert auc(composites, reals) == pytest.approx(expected)
-        x, y = roc_curve(composites, reals)
-        assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1) and np.trapezoid(y, x) == pytest.approx(expected)
+    def test_auc_is_the_share_of_pairs_in_order(self, composites, reals):
+        above = (composites[:, None] > reals).mean() + (composites[:, None] == reals).mean() / 2
+        assert auc(composites, reals) == pytest.approx(above)
 
     def test_calibration_of_known_cases(self):
         # 8 of 10 at 0.8 are composites, 2 of 10 at 0.2: as said

@@ -1,4 +1,4 @@
-"""The tiny family's report and the benchmark, with made-up weights and small pictures."""
+"""The tiny family's report, with made-up weights and small pictures."""
 
 import dataclasses
 import json
@@ -9,14 +9,12 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from diffharmony.applications.benchmarks import decode as benchmark
-from diffharmony.applications.tiny.measures import METHODS, Row, load_models, thirds
-from diffharmony.applications.tiny.plots import representative
-from diffharmony.applications.tiny.report import TinyReport, check_targets, make_report, markdown
+from diffharmony.applications.tiny import report as tiny_report
+from diffharmony.applications.tiny.report import METHODS, TinyReport, check_targets, make_report, markdown, thirds
 from diffharmony.common.images import load_image, load_mask, tensor_to_pil
 from diffharmony.diffusion import harmonize, load_unet, save_unet
-from diffharmony.evaluation import Measurement, measure
-from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, save_harmony_vae
+from diffharmony.evaluation import measure
+from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, load_vae, save_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.train.unet import Architecture, make_unet
 
@@ -25,7 +23,7 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A tiny family with random weights, zero convolutions included, and five composites of 64 px in place of test-256."""
+    """A tiny family with random weights, zero convolutions included, and five composites of 64 px."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     base = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 4,
@@ -38,7 +36,7 @@ def work(tmp_path_factory):
     save_harmony_vae(vae, folder / "harmony_vae.safetensors")
     unet = make_unet(Architecture(block_out_channels=(32, 32), attention_levels=(False, True)), "v_prediction", "harmonize", 0)
     save_unet(unet, folder / "harmonization_unet.safetensors", prediction_type="v_prediction")
-    root = folder / "test-256"
+    root = folder / f"test-{SIDE}"
     for name in ("composite_images", "masks", "real_images"):
         (root / "Photos" / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -54,9 +52,16 @@ def work(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_report, "SIDE", SIDE)
+        yield
+
+
 @pytest.fixture(scope="module")
 def config(work):
-    return TinyReport(test_root=work, assets=work, out=work / "report", sizes=(256,))
+    return TinyReport(test_root=work, assets=work, out=work / "report", sizes=(SIDE,))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def report(config):
 
 def test_rows_are_what_harmonize_gives(work, report):
     vae, unet = load_harmony_vae(work / "harmony_vae.safetensors"), load_unet(work / "harmonization_unet.safetensors")
-    photos = work / "test-256" / "Photos"
+    photos = work / f"test-{SIDE}" / "Photos"
     composite, mask = load_image(photos / "composite_images/t3_1_1.png"), load_mask(photos / "masks/t3_1.png")
     real, mask_picture = Image.open(photos / "real_images/t3.png"), Image.open(photos / "masks/t3_1.png")
     row = report["images"][3]
@@ -90,7 +95,7 @@ def test_groups_targets_and_files(config, report):
     before = [row["composite"]["fMSE"] for row in report["images"]]
     assert groups["overall"]["conditional_pasted"]["fMSE_ratio"] == pytest.approx(np.mean(fmse) / np.mean(before))
     assert whole["better_share"] == np.mean(np.array(fmse) < before)
-    decode = report["decode"]["256"]
+    decode = report["decode"][str(SIDE)]
     assert decode["gain"] == pytest.approx(decode["conditional"] - decode["plain"])
     assert decode["plain"] == pytest.approx(decode["plain_own_decoder"], abs=1e-3) and abs(decode["gain"]) > 0.01
     passed = {target["name"]: target["passed"] for target in report["targets"]}
@@ -98,14 +103,14 @@ def test_groups_targets_and_files(config, report):
     assert json.loads((config.out / "report.json").read_text()) == report
     text = (config.out / "report.md").read_text()
     assert all(name in text for name in METHODS.values()) and "not measured" in text and "nan" not in text
-    for name in ("sheet.png", "distribution.png"):
-        assert Image.open(config.out / name).size[0] > 500
+    assert Image.open(config.out / "distribution.png").size[0] > 500
+    assert all((config.out / part / "index.html").is_file() for part in ("decoded", "pasted"))
 
 
 def test_the_same_again_and_with_a_limit(config, report, work):
     again = make_report(dataclasses.replace(config, out=work / "again"))
     assert again == report
-    for name in ("report.md", "sheet.png", "distribution.png"):
+    for name in ("report.md", "distribution.png"):
         assert (work / "again" / name).read_bytes() == (config.out / name).read_bytes()
     part = make_report(dataclasses.replace(config, out=work / "part", limit=3))
     assert [row["index"] for row in part["images"]] == [0, 2, 4]
@@ -117,37 +122,20 @@ def test_the_same_again_and_with_a_limit(config, report, work):
         make_report(dataclasses.replace(config, limit=2))
 
 
-def test_two_vaes_of_different_encoders_are_refused(work, tmp_path):
+def test_two_vaes_of_different_encoders_are_refused(config, work, tmp_path):
     for name in ("harmony_vae.safetensors", "harmonization_unet.safetensors"):
         (tmp_path / name).write_bytes((work / name).read_bytes())
-    torch.manual_seed(1)
-    vae = load_models(work).base
+    vae = load_vae(work / "vae.safetensors")
     torch.nn.init.normal_(vae.encoder.conv_in.weight)
     save_autoencoder(vae, tmp_path / "vae.safetensors")
     with pytest.raises(ValueError, match="another encoder"):
-        load_models(tmp_path)
+        make_report(dataclasses.replace(config, assets=tmp_path, out=tmp_path / "report"))
 
 
-def made_rows(count):
-    def row(index):
-        before, after = 100.0 + 10 * index, (100.0 + 10 * index) * (0.3 + 0.01 * index)
-        figures = {method: Measurement(30, 10, before if method == "composite" else after, 0, 0.1) for method in METHODS}
-        return Row(index, f"t{index}", figures, {})
-
-    return [row(index) for index in range(count)]
-
-
-def test_thirds_and_representative_rows():
-    rows = made_rows(20)
+def test_thirds():
+    rows = [{"index": index, "composite": {"fMSE": 100.0 + 10 * index}} for index in range(20)]
     parts = thirds(rows[::-1])
-    assert [len(part) for part in parts.values()] == [7, 6, 7] and [row.index for row in parts["strong"]] == list(range(13, 20))
-    chosen = representative(rows)
-    assert [rank for rank, _ in chosen] == ["best"] * 3 + ["median"] * 4 + ["worst"] * 3
-    assert [row.index for _, row in chosen] == [0, 1, 2, 8, 9, 10, 11, 17, 18, 19]
-    for count in (11, 12, 13):
-        indices = [row.index for _, row in representative(made_rows(count))]
-        assert len(set(indices)) == 10 and indices == sorted(indices)
-    assert len(representative(rows[:4])) == 4
+    assert [len(part) for part in parts.values()] == [7, 6, 7] and [row["index"] for row in parts["strong"]] == list(range(13, 20))
 
 
 def test_targets_take_the_smaller_gain():
@@ -157,12 +145,3 @@ def test_targets_take_the_smaller_gain():
     assert all(target["passed"] is None for target in targets[4:])
     report = {"decode": {}, "targets": targets, "limit": None, "models": {}, "steps": 5, "seed": 0}
     assert "**fail**" in markdown(report)
-
-
-def test_benchmark_is_in_ratios():
-    (case,) = benchmark.run(benchmark.DecodeBenchmark(sizes=(64,), tile=32, repeats=1))
-    reference = case["variants"][benchmark.REFERENCE]
-    assert reference["time_ratio"] == 1.0 and len(case["variants"]) == 3
-    assert "decode_tiled, tile 32" in benchmark.table([case])
-    with pytest.raises(ValueError, match="repeats must be at least 1"):
-        benchmark.run(benchmark.DecodeBenchmark(repeats=0))

@@ -1,0 +1,40 @@
+"""What README and docs/ name exists: files and headings behind links, modules behind `python -m`, commands, targets of make."""
+
+import re
+
+import pytest
+
+from diffharmony.common.assets import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "assets").rglob("*.md")])
+BEFORE = re.compile(r"^\| `python -m [^|]*\|", re.MULTILINE)  # the left column of the changelog's table of moved modules
+
+
+def anchors(text: str) -> set[str]:
+    """The headings' names in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_names_exists(page):
+    text = BEFORE.sub("", page.read_text(encoding="utf-8"))
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if path.startswith(("http:", "https:")):
+            continue
+        file = page.parent / path if path else page
+        if not file.exists() or anchor and anchor not in anchors(file.read_text(encoding="utf-8")):
+            missing.append(target)
+    for module in re.findall(r"python -m (diffharmony(?:\.\w+)*)", text):
+        place = ROOT.joinpath(*module.split(".")[1:])
+        if not place.with_suffix(".py").is_file() and not (place / "__main__.py").is_file():
+            missing.append(module)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    missing += [f"make {name}" for name in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE) if f"\n{name}:" not in makefile]
+    assert not missing
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) < 9000
