@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from glob import escape
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
 from ..common.checkpoint import PICKLE_SUFFIXES
@@ -25,7 +25,11 @@ WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 FOLDERS = {"vae": VAE_FOLDERS, "unet": ("unet",)}
 # The repository's name; after a colon a folder or a weights file in it.
 HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(:(?P<inside>[^:\\]+))?")
-WEIGHTS = r"{}(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.(safetensors|bin)(\.index(\.fp16)?\.json)?"
+# Of a model's weights the first form that there is: whole precision before half, safetensors before pickles.
+FORMS = (("", "safetensors"), ("", "bin"), (".fp16", "safetensors"), (".fp16", "bin"))
+WEIGHTS = (  # one file, or its shards, which have been named in two ways, and their index
+    "{stem}{half}.{kind}", "{stem}{half}-*-of-?????.{kind}", "{stem}-*-of-?????{half}.{kind}", "{stem}.{kind}.index{half}.json",
+)  # fmt: skip
 
 
 class HubModel(NamedTuple):
@@ -50,89 +54,60 @@ def fetch(model: HubModel, part: Part, *, prompt: bool = True) -> Path:
     settings and what the empty prompt is computed with. Without a network, or with HF_HUB_OFFLINE=1, the cached copy serves.
     Raises: FileNotFoundError when the repository holds no such model, or it is neither to be reached nor cached.
     """
+    reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else None
     try:
-        # not list_repo_files: without a network it tries for half a minute
-        names = [file.rfilename for file in HfApi().model_info(model.repository, timeout=ANSWER_WITHIN).siblings or ()]
+        # asked beforehand: a download without a network tries for half a minute
+        _ = HF_HUB_OFFLINE or HfApi().model_info(model.repository, timeout=ANSWER_WITHIN)
     except Exception as error:  # the Hub's client raises its own kinds, those of its HTTP library and the system's
-        return _from_cache(model, part, prompt, error)
-    place, wanted = _choose(names, model.inside, part, prompt)
-    if place is None or not wanted:
-        raise FileNotFoundError(
-            f"Hub repository {model.repository} must hold {_described(model, part)}, got {', '.join(sorted(names)[:8]) or 'nothing'}. "
-            "Name its folder or file after a colon: owner/name:folder."
-        )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    found, cause = None, None
     try:
-        return Path(snapshot_download(model.repository, allow_patterns=[_literal(name) for name in wanted])) / place
+        found = _local_copy(model, part, prompt, offline=reason is not None)
     except Exception as error:  # as above
-        return _from_cache(model, part, prompt, error)
-
-
-def _from_cache(model: HubModel, part: Part, prompt: bool, error: Exception) -> Path:
-    reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else (str(error).strip() or type(error).__name__).splitlines()[0]
-    snapshot = _snapshot(model, part)
-    names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()] if snapshot else []
-    place, wanted = _choose(names, model.inside, part, prompt)
-    if place is None or not wanted:
+        cause, reason = error, reason or (str(error).strip() or type(error).__name__).splitlines()[0]
+    if found is None:
         raise FileNotFoundError(
-            f"Hub repository {model.repository} must be reachable or cached, got neither {_described(model, part)} in the cache "
-            f"{HF_HUB_CACHE} nor an answer from the Hub ({reason}). Run the same command once with a network (and, for a private or "
-            "gated repository, HF_TOKEN set), or pass a local folder or file."
-        ) from error
-    level = logging.INFO if HF_HUB_OFFLINE else logging.WARNING
-    logger.log(level, "Taking %s from the cache, without asking the Hub (%s)", model.repository, reason)
-    return snapshot / place
+            f"Hub repository {model.repository} must hold {_described(model, part)}, and be reachable or cached, got none of it in the "
+            f"cache {HF_HUB_CACHE} ({reason or 'the Hub has none'}). Name its folder or file after a colon (owner/name:folder), or run "
+            "the same command once with a network (for a private or gated repository with HF_TOKEN set), or pass a local folder or file."
+        ) from cause
+    if reason is not None:
+        level = logging.INFO if HF_HUB_OFFLINE else logging.WARNING
+        logger.log(level, "Taking %s from the cache, without asking the Hub (%s)", model.repository, reason)
+    return found
 
 
-def _snapshot(model: HubModel, part: Part) -> Path | None:
-    """The cached copy that holds the model's first file."""
-    names = [model.inside] if _is_file(model.inside) else [f"{folder}config.json" for folder in _places(model.inside, part)]
-    for name in names:
-        found = try_to_load_from_cache(model.repository, name)
-        if isinstance(found, str):
-            return Path(found).parents[len(PurePosixPath(name).parts) - 1]
-    return None
+def _local_copy(model: HubModel, part: Part, prompt: bool, *, offline: bool) -> Path | None:
+    """The model's path once all that it needs is there; None where the repository has no such model."""
 
+    def get(*patterns: str) -> Path:
+        return Path(snapshot_download(model.repository, allow_patterns=list(patterns), local_files_only=offline))
 
-def _choose(names: Iterable[str], inside: str, part: Part, prompt: bool) -> tuple[str | None, list[str]]:
-    """Where in a repository of these files the model is (None: nowhere), and the files that it needs (none: no weights)."""
-    present = set(names)
-    if _is_file(inside):
-        return (inside, [inside]) if inside in present else (None, [])
-    for folder in _places(inside, part):
-        if f"{folder}config.json" not in present:
-            continue
-        weights = _weights(present, folder, "diffusion_pytorch_model")
-        if not weights:
-            return folder, []
-        wanted = [f"{folder}config.json", *weights]
-        if part == "unet":
-            wanted += _beside_unet(present, folder, prompt)
-        return folder, wanted
-    return None, []
+    def get_weights(stem: str) -> bool:
+        for half, kind in FORMS:
+            patterns = [pattern.format(stem=stem, half=half, kind=kind) for pattern in WEIGHTS]
+            root = get(*patterns)
+            if any(any(root.glob(pattern)) for pattern in patterns):
+                return True
+        return False
 
-
-def _beside_unet(present: set[str], folder: str, prompt: bool) -> list[str]:
-    """What a diffusers UNet's own folder does not say: prediction type, and the empty prompt or what computes it."""
-    if f"{folder}{PROMPT_FILE}" in present:
-        return [f"{folder}{PROMPT_FILE}"]
-    above = PurePosixPath(folder).parent.as_posix()
-    pipeline = "" if above == "." else f"{above}/"
-    wanted = [f"{pipeline}scheduler/scheduler_config.json"]
-    if prompt:
-        text_encoder, tokenizer = (f"{pipeline}{name}/" for name in WITHOUT_EMBEDDING)
-        wanted += [f"{text_encoder}config.json", *_weights(present, text_encoder, "(?:pytorch_)?model")]
-        wanted += [name for name in present if name.startswith(tokenizer)]
-    return sorted(name for name in wanted if name in present)
-
-
-def _weights(present: set[str], folder: str, stem: str) -> list[str]:
-    """One form of a model's weights: whole precision before half, safetensors before pickles; every shard of it."""
-    pattern = re.compile(re.escape(folder) + WEIGHTS.format(stem))
-    forms: dict[tuple[bool, bool], list[str]] = {}
-    for name in sorted(present):
-        if pattern.fullmatch(name):
-            forms.setdefault((".fp16" in name, ".safetensors" not in name), []).append(name)
-    return forms[min(forms)] if forms else []
+    if _is_file(model.inside):
+        path = get(escape(model.inside)) / model.inside
+        return path if path.is_file() else None
+    places = _places(model.inside, part)
+    root = get(*(escape(place) + name for place in places for name in ("config.json", PROMPT_FILE)))
+    place = next((place for place in places if (root / place / "config.json").is_file()), None)
+    if place is None or not get_weights(f"{escape(place)}diffusion_pytorch_model"):
+        return None
+    if part == "unet" and not (root / place / PROMPT_FILE).is_file():
+        # what a diffusers UNet's own folder does not say: prediction type, and what computes the empty prompt
+        above = place.rstrip("/").rpartition("/")[0]
+        pipeline = f"{above}/" if above else ""
+        text_encoder, tokenizer = (f"{escape(pipeline)}{name}/" for name in WITHOUT_EMBEDDING)
+        get(f"{escape(pipeline)}scheduler/scheduler_config.json", *((f"{text_encoder}config.json", f"{tokenizer}*") if prompt else ()))
+        if prompt and (root / pipeline / WITHOUT_EMBEDDING[0]).is_dir():
+            get_weights(f"{text_encoder}*model")
+    return root / place
 
 
 def _places(inside: str, part: Part) -> list[str]:
@@ -142,11 +117,6 @@ def _places(inside: str, part: Part) -> list[str]:
 
 def _is_file(inside: str) -> bool:
     return inside.endswith(WEIGHT_SUFFIXES)
-
-
-def _literal(name: str) -> str:
-    """A file's name as a pattern that matches nothing else."""
-    return re.sub(r"([\[*?])", r"[\1]", name)
 
 
 def _described(model: HubModel, part: Part) -> str:
