@@ -42,15 +42,20 @@ class HarmonizeConfig:
     """Sampling steps."""
     seed: int = 0
     """Seed of the noise."""
-    size: int | Literal["native"] | None = None
-    """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; by default
-    native, but at most 1024. The result always has the image's own size."""
+    size: int | Literal["native", "auto"] = "auto"
+    """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; "auto" the best that the UNet was
+    trained at, or native, but at most 1024, where its file does not say. The result always has the image's own size."""
     paste_background: bool = True
     """Lay the relit foreground over the composite, whose background stays exactly as it was."""
     plain: bool = False
     """Decode plainly, without the composite as condition; a plain VAE will do."""
+    detail: Literal["transfer", "change", "decoded"] | None = None
+    """How the result comes to the image's size: "transfer" gives the composite's own pixels the light that the model found, whatever the
+    size; "change" enlarges the model's change; "decoded" the model's picture, as the paper does. Without it: "transfer"."""
     keep_detail: bool = True
-    """Where the working size is smaller than the image, enlarge the change rather than the result."""
+    """--no-keep-detail is the former name of --detail decoded."""
+    strength: float = 1.0
+    """How much of the change, 0 to 2; 0 gives the composite."""
     tile: int | None = None
     """Decode in tiles of this many pixels, for large images on small machines. Encoding and sampling still take the whole
     image: lower --size for those."""
@@ -71,7 +76,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
 
     from ..common.devices import find_device
     from ..common.images import check_image_path, image_info, load_image, load_mask, save_image
-    from ..diffusion.inference import harmonize, working_size
+    from ..diffusion.inference import chosen_detail, harmonize, working_size
     from ..diffusion.unet import load_unet
     from ..harmony_vae import load_harmony_vae, load_vae
     from ..refinement import load_refinement
@@ -87,6 +92,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     unet = load_unet(config.unet, dtype=dtype).to(device)
     if unet.direction != "harmonize":
         raise ValueError(f"{config.unet} must be a UNet of direction 'harmonize', got {unet.direction!r}. Pass a harmonization UNet.")
+    detail = chosen_detail(config.detail, None if config.keep_detail else False)
     refinement = None
     if config.refinement is not None:
         _say(f"Loading {config.refinement}")
@@ -102,7 +108,8 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
             size=config.size,
             paste_background=config.paste_background,
             conditional=not config.plain,
-            keep_detail=config.keep_detail,
+            detail=detail,
+            strength=config.strength,
             tile=config.tile,
             refinement=refinement,
             progress=lambda done, total: bar.update(),
@@ -115,11 +122,13 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
         "out": str(config.out),
         "width": width,
         "height": height,
-        "working_size": list(working_size(height, width, config.size))[::-1],
+        "working_size": list(working_size(height, width, config.size, unet.sizes))[::-1],
         "foreground": round((mask >= 0.5).float().mean().item(), 6),
         "steps": config.steps,
         "seed": config.seed,
         "conditional": not config.plain,
+        "detail": detail,
+        "strength": config.strength,
         "refinement": None if config.refinement is None else str(config.refinement),
         "paste_background": config.paste_background,
         "direction": unet.direction,

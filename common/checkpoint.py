@@ -94,11 +94,12 @@ def write_checkpoint(
     prediction_type: str | None = None,
     dtype: torch.dtype | None = None,
     training: dict[str, Any] | None = None,
+    extra: dict[str, str] | None = None,
 ) -> None:
     """Write one `.safetensors` file, whole or not at all.
 
     tensors: parameter name -> tensor, any shape. dtype: float16 or float32, of the floating ones; None leaves them.
-    training: a JSON-able summary of how they came to be.
+    training: a JSON-able summary of how they came to be. extra: further metadata, by name after `diffharmony.`.
     Raises: ValueError for an unknown kind, direction, dtype or suffix; NotFiniteError for weights that are not; FileNotFoundError when
     the folder does not exist.
     Source: DESIGN.md, "Contracts".
@@ -121,6 +122,7 @@ def write_checkpoint(
         metadata["diffharmony.prediction_type"] = prediction_type
     if training is not None:
         metadata["diffharmony.training"] = json.dumps(training)
+    metadata.update({f"diffharmony.{name}": text for name, text in (extra or {}).items()})
     with written_whole(path, failures=(SafetensorError,)) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -17,8 +18,15 @@ from ..harmony_vae.blocks import HarmonyCondition
 from ..harmony_vae.tiles import check_tile
 from ..refinement import HarmonyRefinement, refine
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
+from .transfer import apply_transform, fit_transform, foreground_change
 
-Size = int | Literal["native"] | None
+logger = logging.getLogger("diffharmony")
+
+Size = int | Literal["native", "auto"] | None
+Detail = Literal["transfer", "change", "decoded"]
+DETAILS = ("transfer", "change", "decoded")
+DEFAULT_DETAIL: Detail = "transfer"
+LARGEST_STRENGTH = 2.0
 LARGEST_DEFAULT = 1024
 SMALLEST_SIZE = 64
 
@@ -51,7 +59,8 @@ class ConditionedSampler:
         size: Size = None,
         paste_background: bool = True,
         conditional: bool | None = None,
-        keep_detail: bool = True,
+        detail: Detail = "change",
+        strength: float = 1.0,
         tile: int | None = None,
         refinement: HarmonyRefinement | None = None,
         device: torch.device | str | None = None,
@@ -62,9 +71,14 @@ class ConditionedSampler:
             check_directions(vae, unet)
         self.original, self._mask = check_image_and_mask(image, mask, name)
         check_range(self.original, name)
-        self._inner = working_size(*self.original.shape[-2:], size)
+        if detail not in DETAILS:
+            raise ValueError(f"detail must be one of {DETAILS}, got {detail!r}. Pass one of these.")
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= LARGEST_STRENGTH:
+            raise ValueError(f"strength must be a number in 0..{LARGEST_STRENGTH:g}, got {strength!r}. 1 is the change as predicted.")
+        self._inner = working_size(*self.original.shape[-2:], size, getattr(unet, "sizes", ()))
+        _tell_size(self._inner, self.original.shape[-2:], getattr(unet, "sizes", ()))
         self._vae, self._unet, self._refinement = vae, unet, refinement
-        self._paste_background, self._keep_detail, self._tile = paste_background, keep_detail, tile
+        self._paste_background, self._detail, self._strength, self._tile = paste_background, detail, float(strength), tile
         self._device = torch.device(device) if device is not None else unet.device
 
     @torch.no_grad()
@@ -81,7 +95,7 @@ class ConditionedSampler:
 
         Raises: RuntimeError when the result is not finite.
         """
-        if self._paste_background and not self._mask.any():
+        if self._strength == 0 or (self._paste_background and not self._mask.any()):
             return self.original.clone()
         condition_latent, mask_latent = self._latents
         latent = sample_latents(
@@ -99,10 +113,24 @@ class ConditionedSampler:
         decoded = decoded.clamp(-1, 1)
         if self._refinement is not None:
             decoded = refine(self._refinement, decoded, working.image, working.mask)
-        result = _to_original_size(decoded, working.image, self.original, self._keep_detail)
+        if self._detail == "transfer":
+            return self._transferred(decoded)
+        result = _to_original_size(decoded, working.image, self.original, self._detail == "change")
+        if self._strength != 1:
+            result = (self.original.float() + self._strength * (result - self.original.float())).clamp(-1, 1)
         if self._paste_background:
             return paste(result, self.original, self._mask)
         return result.to(self.original.dtype)
+
+    def _transferred(self, decoded: torch.Tensor) -> torch.Tensor:
+        working, calibration = self._working, getattr(self._unet, "calibration", None)
+        transform = fit_transform(working.image, decoded, working.mask)
+        if calibration is not None:
+            change = apply_transform(transform, working.image, working.mask, paste_background=False)
+            transform = transform.scaled(calibration.shrinkage(foreground_change(working.image, change, working.mask)))
+        return apply_transform(
+            transform.scaled(self._strength), self.original, self._mask, paste_background=self._paste_background
+        )
 
     @cached_property
     def _working(self) -> _Working:
@@ -131,25 +159,34 @@ class ConditionedSampler:
         return self._vae.decode(latent, self._condition).sample
 
 
-def working_size(height: int, width: int, size: Size = None) -> tuple[int, int]:
+def working_size(height: int, width: int, size: Size = None, sizes: Sequence[int] = ()) -> tuple[int, int]:
     """The (height, width) that an image is processed at, before padding.
 
-    size: the longer side in pixels, "native", or None (native, but at most 1024).
+    size: the longer side in pixels, "native", or None or "auto": the first of `sizes`, which a model was trained at, that does not enlarge
+    the image, else the smallest of them; where none are known native, but at most 1024.
     Raises: ValueError for anything else.
     """
     longer = max(height, width)
-    if size is None:
-        size = min(longer, LARGEST_DEFAULT)
+    if size is None or size == "auto":
+        size = next((one for one in sizes if one <= longer), min(sizes, default=min(longer, LARGEST_DEFAULT)))
     elif size == "native":
         size = longer
     elif not isinstance(size, int) or isinstance(size, bool) or size < SMALLEST_SIZE:
         raise ValueError(
-            f"size must be a whole number of at least {SMALLEST_SIZE}, 'native' or None, got {size!r}. "
+            f"size must be a whole number of at least {SMALLEST_SIZE}, 'native', 'auto' or None, got {size!r}. "
             "512 and 1024 are what the full-size models are meant for."
         )
     if size == longer:
         return height, width
     return max(1, round(height * size / longer)), max(1, round(width * size / longer))
+
+
+def _tell_size(inner: tuple[int, int], size: Sequence[int], sizes: Sequence[int]) -> None:
+    height, width = inner
+    known = f"trained at {', '.join(map(str, sizes))} px" if sizes else "trained sizes unknown"
+    logger.info("Working at %d x %d px (image %d x %d px; UNet %s)", width, height, size[1], size[0], known)
+    if max(inner) > max(size):
+        logger.warning("The working size %d x %d px enlarges the image of %d x %d px, which adds no detail.", width, height, size[1], size[0])
 
 
 def size_multiple(vae: AutoencoderKL, unet: UNet2DConditionModel) -> int:
@@ -192,7 +229,9 @@ def harmonize(
     size: Size = None,
     paste_background: bool = True,
     conditional: bool | None = None,
-    keep_detail: bool = True,
+    detail: Detail | None = None,
+    strength: float = 1.0,
+    keep_detail: bool | None = None,
     tile: int | None = None,
     refinement: HarmonyRefinement | None = None,
     ancestral: bool = True,
@@ -208,10 +247,13 @@ def harmonize(
     Where `vae.direction` and `unet.direction` are both known they must agree for a conditional decode.
     seed: image i is sampled with seed + i (or seed[i]), whatever the batch size, device or dtype.
     size: the working size. A number brings the longer side to that many pixels, keeping the aspect; "native" works at the
-    image's own size; None is native, but at most 1024 px. The working image is padded (reflected) at the right and
+    image's own size; None or "auto" is the best of the sizes that the UNet was trained at (its file says), or native, but at most 1024 px,
+    where that is unknown; the log tells. The working image is padded (reflected) at the right and
     bottom to what VAE and UNet divide by, and cropped back.
-    keep_detail: where the working size is smaller than the image, add the enlarged *change* to the composite, which keeps
-    its fine detail; False enlarges the result itself.
+    detail: what becomes of the model's result. "transfer" fits a smooth colour transform to it and gives the original that light: its
+    detail stays, at any size; where the UNet carries a calibration, a predicted change shrinks by what was measured of its like.
+    "change" enlarges the change that the model made and adds it; "decoded" is the result itself, enlarged: the paper's protocol.
+    keep_detail: the former name: True is "change", False "decoded". strength: 0..2, multiplies the change; 0 gives the composite.
     paste_background: blend by the mask over the composite; pixels whose mask is 0 then come back bit for bit, and a mask
     that is 0 everywhere gives a copy of the composite without running the models.
     conditional: decode under the condition (composite, mask); None does so where the VAE can. tile: decode conditionally
@@ -231,10 +273,20 @@ def harmonize(
         size=size,
         paste_background=paste_background,
         conditional=conditional,
-        keep_detail=keep_detail,
+        detail=chosen_detail(detail, keep_detail),
+        strength=strength,
         tile=tile,
         refinement=refinement,
         device=device,
     )
     generators = sample_generators(seed, conditioned.original.shape[0])
     return conditioned.sample(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
+
+
+def chosen_detail(detail: Detail | None, keep_detail: bool | None) -> Detail:
+    """`detail`, or what the former `keep_detail` meant, or the default. Raises: ValueError when both are given."""
+    if keep_detail is None:
+        return DEFAULT_DETAIL if detail is None else detail
+    if detail is not None:
+        raise ValueError(f"detail and keep_detail must not both be given, got {detail!r} and {keep_detail!r}. Leave keep_detail out.")
+    return "change" if keep_detail else "decoded"

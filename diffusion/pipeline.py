@@ -17,7 +17,7 @@ from PIL import Image
 from ..common.direction import check_directions
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ..refinement import HarmonyRefinement
-from .inference import Size, harmonize
+from .inference import Detail, Size, harmonize
 from .sampler import STEPS, Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file
 
@@ -65,7 +65,9 @@ class DiffHarmonyPipeline(DiffusionPipeline):
         size: Size = None,
         paste_background: bool = True,
         conditional: bool | None = None,
-        keep_detail: bool = True,
+        detail: Detail | None = None,
+        strength: float = 1.0,
+        keep_detail: bool | None = None,
         tile: int | None = None,
         refinement: HarmonyRefinement | None = None,
         output_type: str = "pil",
@@ -97,6 +99,8 @@ class DiffHarmonyPipeline(DiffusionPipeline):
                 size=size,
                 paste_background=paste_background,
                 conditional=conditional,
+                detail=detail,
+                strength=strength,
                 keep_detail=keep_detail,
                 tile=tile,
                 refinement=refinement,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ..common import sd_checkpoint
 from ..common.checkpoint import load_strictly, open_model, read_checkpoint, require_kind, write_checkpoint
 from ..common.direction import check_direction
 from ..common.files import read_json
+from .calibration import Calibration
 
 logger = logging.getLogger("diffharmony")
 
@@ -41,8 +44,9 @@ def load_unet(
     .safetensors or .bin, sharded or not), or a pipeline folder with `unet/`. dtype: float32, float16 or bfloat16.
     in_channels: 9; 4 takes a text-to-image UNet, to be widened with `widen_input`, and no other.
     Returns: a diffusers UNet2DConditionModel with `.empty_prompt_embeds` ([1, 77, D] float32, or None where the folder
-    or file has neither it nor, in an original checkpoint, a text encoder), `.direction` ("harmonize" | "invert") and
-    `.prediction_type` ("epsilon" | "v_prediction").
+    or file has neither it nor, in an original checkpoint, a text encoder), `.direction` ("harmonize" | "invert"),
+    `.prediction_type` ("epsilon" | "v_prediction"), `.sizes` (the working sizes it was trained at, the best first; () where
+    unknown) and `.calibration` (a Calibration, or None).
     Raises: FileNotFoundError for a missing file or folder; ValueError for another kind of model, a damaged or incomplete
     file, or another number of input channels.
     Source: SPEC §2 (architecture), DESIGN.md "Contracts" (files).
@@ -50,12 +54,12 @@ def load_unet(
     checkpoint, config = open_model(path, "UNet", ("unet",))
     path, tensors, embeds = checkpoint.path, checkpoint.tensors, None
     kind = require_kind(checkpoint, (KIND, *ORIGINAL), WANTED, TAKE_THESE)
-    direction, prediction_type = checkpoint.direction, checkpoint.prediction_type
+    direction, prediction_type, metadata = checkpoint.direction, checkpoint.prediction_type, checkpoint.metadata
     if kind in ORIGINAL:
         config, tensors = sd_checkpoint.convert_unet(tensors, path)
         embeds = sd_checkpoint.encode_empty_prompt(checkpoint.tensors, path)
     elif config is not None:
-        embeds, direction, prediction_type = _beside(path.parent)
+        embeds, direction, prediction_type, metadata = _beside(path.parent)
     elif checkpoint.config is None:
         raise ValueError(
             f"{path} must carry its config in its metadata, got none. Pass its diffusers folder (with config.json) instead, or write our "
@@ -69,7 +73,7 @@ def load_unet(
     # 4 is diffusers' default for both
     check_channels(config.get("in_channels", 4), config.get("out_channels", 4), str(path), in_channels)
     unet = load_strictly(lambda: UNet2DConditionModel.from_config(config), tensors, path, dtype)
-    return attach(unet, embeds, direction, prediction_type).requires_grad_(False)
+    return attach(unet, embeds, direction, prediction_type, metadata).requires_grad_(False)
 
 
 def widen_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -100,11 +104,13 @@ def save_unet(
     prediction_type: str | None = None,
     dtype: torch.dtype = torch.float16,
     training: dict[str, Any] | None = None,
+    sizes: Sequence[int] | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a UNet as one .safetensors file that `load_unet` and the nodes load, whole or not at all.
 
-    empty_prompt_embeds: [1, 77, D] or [77, D]. direction, prediction_type: as in `load_unet`. None takes the UNet's own attribute
-    for each; without one, "harmonize" and "epsilon". dtype: float16 or float32 (of the file).
+    empty_prompt_embeds: [1, 77, D] or [77, D]. direction, prediction_type, sizes, calibration: as in `load_unet`. None takes the
+    UNet's own attribute for each; without one, "harmonize", "epsilon" and nothing. dtype: float16 or float32 (of the file).
     training: a JSON-able summary kept in the metadata.
     Raises: ValueError for a UNet without 9 input channels, a missing or misshapen embedding, or an unknown option.
     Source: DESIGN.md "Contracts".
@@ -127,6 +133,7 @@ def save_unet(
         prediction_type=prediction_type,
         dtype=dtype,
         training=training,
+        extra=_measured_metadata(getattr(unet, "sizes", ()) if sizes is None else sizes, calibration or getattr(unet, "calibration", None)),
     )
 
 
@@ -170,9 +177,11 @@ def check_empty_prompt(embeds: torch.Tensor, unet: UNet2DConditionModel) -> torc
 
 
 def attach(
-    unet: UNet2DConditionModel, embeds: torch.Tensor | None, direction: str | None, prediction_type: str | None
-) -> UNet2DConditionModel:
-    """Set `.empty_prompt_embeds`, `.direction` and `.prediction_type`, checked; None takes the SD defaults."""
+    unet: UNet2DConditionModel, embeds: torch.Tensor | None, direction: str | None, prediction_type: str | None,
+    metadata: dict[str, str] | None = None,
+) -> UNet2DConditionModel:  # fmt: skip
+    """Set `.empty_prompt_embeds`, `.direction` and `.prediction_type`, checked; None takes the SD defaults. From a file's metadata
+    `.sizes` and `.calibration`, () and None where it has none."""
     direction = direction or "harmonize"
     prediction_type = prediction_type or "epsilon"
     check_direction(direction, "direction of a UNet")
@@ -184,7 +193,26 @@ def attach(
     unet.empty_prompt_embeds = None if embeds is None else check_empty_prompt(embeds, unet)
     unet.direction = direction
     unet.prediction_type = prediction_type
+    metadata = metadata or {}
+    unet.sizes = _check_sizes(metadata.get("diffharmony.sizes", "[]"))
+    calibration = metadata.get("diffharmony.calibration")
+    unet.calibration = None if calibration is None else Calibration.from_json(calibration)
     return unet
+
+
+def _check_sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = json.loads(text)
+    except json.JSONDecodeError:
+        sizes = None
+    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"sizes of a UNet must be a JSON list of working sizes in pixels, got {text[:80]!r}. Write the file again.")
+    return tuple(sizes)
+
+
+def _measured_metadata(sizes: Sequence[int], calibration: Calibration | None) -> dict[str, str]:
+    found = {} if not sizes else {"sizes": json.dumps(list(_check_sizes(json.dumps(list(sizes)))))}
+    return found if calibration is None else {**found, "calibration": calibration.to_json()}
 
 
 def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> None:
@@ -202,14 +230,15 @@ def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> 
         config=unet.config,
         direction=getattr(unet, "direction", "harmonize"),
         prediction_type=getattr(unet, "prediction_type", "epsilon"),
+        extra=_measured_metadata(getattr(unet, "sizes", ()), getattr(unet, "calibration", None)),
     )
 
 
-def _beside(folder: Path) -> tuple[torch.Tensor | None, str | None, str | None]:
-    """What a diffusers folder's weights do not say: (embedding, direction, prediction type), of our own file beside them; without one,
-    the prediction type of the pipeline's scheduler."""
+def _beside(folder: Path) -> tuple[torch.Tensor | None, str | None, str | None, dict[str, str]]:
+    """What a diffusers folder's weights do not say: (embedding, direction, prediction type, metadata), of our own file beside them;
+    without one, the prediction type of the pipeline's scheduler."""
     if (folder / PROMPT_FILE).is_file():
         ours = read_checkpoint(folder / PROMPT_FILE)
-        return ours.tensors.get(PROMPT_KEY), ours.direction, ours.prediction_type
+        return ours.tensors.get(PROMPT_KEY), ours.direction, ours.prediction_type, ours.metadata
     settings = folder.parent / "scheduler" / "scheduler_config.json"
-    return None, None, read_json(settings).get("prediction_type") if settings.is_file() else None
+    return None, None, read_json(settings).get("prediction_type") if settings.is_file() else None, {}

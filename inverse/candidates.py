@@ -89,8 +89,8 @@ def draw_candidates(
     check_inverse(vae, "vae")
     check_inverse(unet, "unet")
     conditioned = ConditionedSampler(
-        vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True, keep_detail=keep_detail, device=device,
-        name="real",
+        vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True,
+        detail="change" if keep_detail else "decoded", device=device, name="real",
     )  # fmt: skip
     if conditioned.original.shape[0] != 1:
         batch = conditioned.original.shape[0]

@@ -179,7 +179,7 @@ class RefinementTask(Task):
     def _harmonize(self, composite: torch.Tensor, mask: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         """The whole decoded image, as the stage gets it in harmonize()."""
         vae, unet = (model.to(composite.device) for model in self._harmonizer)
-        return harmonize(vae, unet, composite, mask, self.config.sampling_steps, seeds, size="native", paste_background=False)
+        return harmonize(vae, unet, composite, mask, self.config.sampling_steps, seeds, size="native", detail="decoded", paste_background=False)
 
     def _refine(self, stage: dict[str, torch.Tensor]) -> torch.Tensor:
         """[B,3,h,w]; not clamped, so that a value beyond the range still has a gradient."""

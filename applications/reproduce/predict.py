@@ -96,7 +96,8 @@ def predict(
             result = _decoded_again(vae, composite.to(device), mask.to(device))
         else:
             result = harmonize(
-                vae, unet, composite, mask, steps, seed + index, size="native", paste_background=False, conditional=method.conditional,
+                vae, unet, composite, mask, steps, seed + index, size="native", detail="decoded", paste_background=False,
+                conditional=method.conditional,
                 refinement=refinement, device=device,
             )  # fmt: skip
         with written_whole(_path(folder, pair)) as temporary:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffharmony.common.images import tensor_to_pil
-from diffharmony.diffusion import DiffHarmonyPipeline, build_scheduler, harmonize, load_unet
+from diffharmony.diffusion import DiffHarmonyPipeline, build_scheduler, harmonize, load_unet, save_unet
+from diffharmony.diffusion.calibration import Calibration
 from diffharmony.diffusion.inference import size_multiple, working_size
 from diffharmony.harmony_vae import HarmonyVAE
 
@@ -91,7 +92,7 @@ def test_it_is_the_documented_chain_of_parts(vae, unet):
         z = vae.encode(composite).latent_dist.mode() * vae.config.scaling_factor
         z = sample_latents(unet, z, mask_to_latent(mask, (8, 8)), steps=5, generator=sample_generators(4, 1))
         image = vae.decode(z / vae.config.scaling_factor, vae.encode_condition(composite, hard)).sample.clamp(-1, 1)
-    got = harmonize(vae, unet, composite, mask, seed=4, paste_background=False)
+    got = harmonize(vae, unet, composite, mask, seed=4, paste_background=False, detail="decoded")
     torch.testing.assert_close(got, image, rtol=0, atol=1e-5)
 
 
@@ -313,3 +314,47 @@ def test_harmony_vae_works_as_the_vae_of_a_plain_call(vae, unet):
     assert isinstance(vae, AutoencoderKL)
     out = harmonize(vae, unet, *pair(32, 32), conditional=False, steps=1)
     assert out.shape == (1, 3, 32, 32)
+
+
+def test_strength_scales_every_detail_and_none_is_the_composite(vae, unet):
+    composite, mask = pair(64, 48)
+    for detail in ("transfer", "change", "decoded"):
+        assert torch.equal(harmonize(vae, unet, composite, mask, steps=1, detail=detail, strength=0), composite)
+        half, whole = (harmonize(vae, unet, composite, mask, steps=1, detail=detail, strength=s) for s in (0.5, 1.0))
+        assert (half - composite).abs().mean() < (whole - composite).abs().mean()
+
+
+def test_a_calibration_shrinks_a_transfer_but_not_the_papers_protocol(vae, unet, monkeypatch):
+    composite, mask = pair(64, 48)
+    plain = {detail: harmonize(vae, unet, composite, mask, steps=1, detail=detail) for detail in ("transfer", "decoded")}
+    monkeypatch.setattr(unet, "calibration", Calibration((1e4,), (0.0,), (1e4,), 12), raising=False)
+    assert torch.equal(harmonize(vae, unet, composite, mask, steps=1), composite)
+    assert not torch.equal(plain["transfer"], composite)
+    assert torch.equal(harmonize(vae, unet, composite, mask, steps=1, detail="decoded"), plain["decoded"])
+
+
+def test_keep_detail_is_still_understood(vae, unet):
+    composite, mask = pair(96, 96)
+    for keep, detail in ((True, "change"), (False, "decoded")):
+        old = harmonize(vae, unet, composite, mask, steps=1, size=64, keep_detail=keep)
+        assert torch.equal(old, harmonize(vae, unet, composite, mask, steps=1, size=64, detail=detail))
+    with pytest.raises(ValueError, match="must not both be given"):
+        harmonize(vae, unet, composite, mask, keep_detail=True, detail="change")
+
+
+def test_the_working_size_is_the_checkpoints(vae, unet, monkeypatch, caplog):
+    assert working_size(300, 200, None, (256, 128)) == working_size(300, 200, "auto", (256, 128)) == (256, 171)
+    assert working_size(200, 100, None, (256, 128)) == (128, 64) and working_size(96, 96, None, (256, 128)) == (128, 128)
+    monkeypatch.setattr(unet, "sizes", (128,), raising=False)
+    with caplog.at_level("INFO", "diffharmony"):
+        harmonize(vae, unet, *pair(64, 64), steps=1)
+    assert "Working at 128 x 128 px" in caplog.text and "enlarges the image of 64 x 64 px" in caplog.text
+
+
+def test_sizes_and_calibration_go_with_the_file(unet, tmp_path):
+    calibration = Calibration((1.0, 9.0), (0.2, 0.8), (3.0, 4.0), 40)
+    save_unet(unet, tmp_path / "unet.safetensors", sizes=(256, 128), calibration=calibration)
+    again = load_unet(tmp_path / "unet.safetensors")
+    assert again.sizes == (256, 128) and again.calibration == calibration
+    save_unet(again, tmp_path / "copy.safetensors")
+    assert load_unet(tmp_path / "copy.safetensors").calibration == calibration

@@ -1,0 +1,170 @@
+"""Never worse: how far a predicted change may be trusted, measured on validation images and carried by the checkpoint.
+
+Small predicted changes are mostly error, large ones mostly true. The measured share of a predicted change that reality confirms, as a
+rising function of its size, is what the change is multiplied by.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..common.files import written_whole
+
+FEWEST_RECORDS = 12
+BINS = 8
+ALLOWED_WORSE = 0.1  # share of the images of each size of change that may come out worse
+WORSE = 1.05  # an error of that many times the composite's counts as worse
+
+
+class Record(NamedTuple):
+    """Of one validation image, root mean squares over the foreground, counted 0..255: `predicted` of the harmonized image's change of the
+    composite, `true` of the real image's, `error` of the difference between both."""
+
+    predicted: float
+    true: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """change: sizes of predicted change, rising. factor: what such a change is multiplied by, never falling, 0..1. floor: the measured
+    error of such a change, never falling. count: the records behind it."""
+
+    change: tuple[float, ...]
+    factor: tuple[float, ...]
+    floor: tuple[float, ...]
+    count: int
+
+    def __post_init__(self):
+        lengths = {len(self.change), len(self.factor), len(self.floor)}
+        sound = len(lengths) == 1 and self.change and all(math.isfinite(value) for value in (*self.change, *self.factor, *self.floor))
+        if not (sound and _rising(self.change) and _rising(self.factor) and self.change[0] > 0 and 0 <= self.factor[0] and self.factor[-1] <= 1):
+            raise ValueError(
+                "calibration must have rising changes above 0 and as many never falling factors in 0..1, got "
+                f"{list(self.change)} and {list(self.factor)}. Fit it again."
+            )
+
+    def shrinkage(self, predicted: torch.Tensor) -> torch.Tensor:
+        """The factor for predicted changes (any shape, >= 0, counted 0..255), linear between the measured ones; below the smallest it
+        falls to 0 with the square of the change, above the largest it stays."""
+        change, factor = (torch.tensor(values, dtype=torch.float32, device=predicted.device) for values in (self.change, self.factor))
+        above = torch.searchsorted(change, predicted.float().contiguous()).clamp(1, max(1, len(change) - 1)) if len(change) > 1 else None
+        if above is None:
+            found = factor[0].expand(predicted.shape)
+        else:
+            share = ((predicted - change[above - 1]) / (change[above] - change[above - 1])).clamp(0, 1)
+            found = torch.lerp(factor[above - 1], factor[above], share)
+        return found * (predicted / change[0]).clamp(0, 1).square()
+
+    def to_json(self) -> str:
+        return json.dumps({name: [round(v, 4) for v in value] if isinstance(value, tuple) else value for name, value in asdict(self).items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Calibration:
+        """Raises: ValueError for anything but what `to_json` writes."""
+        try:
+            found = json.loads(text)
+            return cls(*(tuple(map(float, found[name])) for name in ("change", "factor", "floor")), count=int(found["count"]))
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"calibration must be JSON with change, factor, floor and count, got {text[:80]!r}. Fit it again.") from error
+
+
+def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED_WORSE) -> Calibration:
+    """The calibration that validation images measure.
+
+    Within each of a few sizes of predicted change p, the factor is <p, true> / <p, p>, the one of least squared error, and at most
+    such that `allowed_worse` of them come out worse than the composite; then made to rise with the size by isotonic regression.
+    <p, true> follows from the three sizes of a record: (p² + true² - error²) / 2.
+    Raises: ValueError for fewer than 12 records, sizes that are not finite or negative, or a share outside 0..1.
+    Source: W. James and C. Stein, "Estimation with Quadratic Loss", 1961, whose factor 1 - error²/p² it is for errors that do not depend
+    on the truth.
+    """
+    if len(records) < FEWEST_RECORDS:
+        raise ValueError(f"records must be at least {FEWEST_RECORDS}, got {len(records)}. Validate on more images.")
+    if not 0 <= allowed_worse <= 1:
+        raise ValueError(f"allowed_worse must be a share in 0..1, got {allowed_worse!r}. Pass 0.1, say.")
+    values = np.array(records, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != 3 or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError("records must be finite sizes of at least 0, got others. Leave images without foreground out.")
+    values = values[np.argsort(values[:, 0], kind="stable")]
+    parts = [part for part in np.array_split(values, min(BINS, len(values) // 6)) if part[:, 0].max() > 0]
+    if not parts:
+        raise ValueError("records must have a predicted change somewhere, got none. Validate a trained model.")
+    change, factor, floor, weight = [], [], [], []
+    for part in parts:
+        predicted, true, error = part.T
+        power = np.maximum(predicted**2, 1e-12)
+        confirmed = (power + true**2 - error**2) / 2
+        harmless = (confirmed + np.sqrt(np.maximum(confirmed**2 + (WORSE - 1) * power * true**2, 0))) / power
+        change.append(float(np.sqrt(power.mean())))
+        factor.append(float(np.clip(min(confirmed.sum() / power.sum(), np.quantile(harmless, allowed_worse)), 0, 1)))
+        floor.append(float(np.sqrt((error**2).mean())))
+        weight.append(len(part))
+    keep = [index for index in range(len(change)) if index == 0 or change[index] > change[index - 1]]
+    change, factor, floor, weight = ([values[index] for index in keep] for values in (change, factor, floor, weight))
+    return Calibration(tuple(change), tuple(_isotonic(factor, weight)), tuple(_isotonic(floor, weight)), len(values))
+
+
+def share_worse(records: Sequence[Record], calibration: Calibration | None = None) -> float:
+    """The share of the records whose squared error, after shrinking, is more than 1.05 times the composite's."""
+    values = torch.tensor(records, dtype=torch.float32)
+    return float((_errors(values, calibration) ** 2 > WORSE * values[:, 1] ** 2).float().mean())
+
+
+def _errors(values: torch.Tensor, calibration: Calibration | None) -> torch.Tensor:
+    predicted, true, error = values.T
+    factor = torch.ones_like(predicted) if calibration is None else calibration.shrinkage(predicted)
+    confirmed = (predicted**2 + true**2 - error**2) / 2
+    return (factor**2 * predicted**2 - 2 * factor * confirmed + true**2).clamp_min(0).sqrt()
+
+
+def draw_calibration(records: Sequence[Record], calibration: Calibration, path: str | os.PathLike) -> None:
+    """A picture: predicted against true change with the measured floor, and how often results are worse, before and after shrinking.
+
+    path: .png, .svg or .pdf, written whole or not at all. Raises: FileNotFoundError when its folder does not exist.
+    """
+    from matplotlib.figure import Figure
+
+    values = torch.tensor(records, dtype=torch.float32)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.scatter(values[:, 0], values[:, 1], s=12, label="validation images")
+    left.plot(calibration.change, calibration.floor, "r-", label="error floor")
+    top = float(values[:, :2].max()) * 1.05
+    left.plot([0, top], [0, top], "k:", label="exact size")
+    left.set(xlabel="predicted change (RMS, 0..255)", ylabel="true change", xlim=(0, top), ylim=(0, top))
+    left.legend()
+    parts = values[values[:, 0].argsort()].chunk(max(1, min(BINS, len(values) // 6)))
+    middle = [float(part[:, 0].mean()) for part in parts]
+    for chosen, label in ((None, "as predicted"), (calibration, "calibrated")):
+        worse, of_all = [share_worse(part.tolist(), chosen) for part in parts], share_worse(records, chosen)
+        right.plot(middle, worse, "o-", label=f"worse, {label}: {of_all:.0%} of all")
+    right.plot(calibration.change, calibration.factor, "k--", label="factor")
+    right.set(xlabel="predicted change (RMS, 0..255)", ylabel="share, factor", ylim=(-0.02, 1.02))
+    right.legend()
+    with written_whole(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _rising(values: Sequence[float]) -> bool:
+    return all(low <= high for low, high in zip(values, values[1:]))
+
+
+def _isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """The never falling sequence nearest to `values` in weighted squares, by pooling neighbours that fall."""
+    pools: list[list[float]] = []  # mean, weight, length
+    for value, weight in zip(values, weights):
+        pools.append([value, weight, 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            mean, total, length = pools.pop()
+            before = pools[-1]
+            pools[-1] = [(before[0] * before[1] + mean * total) / (before[1] + total), before[1] + total, before[2] + length]
+    return [mean for mean, _, length in pools for _ in range(int(length))]
