@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..common.masks import binarize_mask, check_image, check_image_and_mask
+from ..common.masks import binarize_mask, check_foreground, check_image, check_image_and_mask
 
 
 def distances_from_real(candidates: torch.Tensor, real: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -20,8 +20,7 @@ def distances_from_real(candidates: torch.Tensor, real: torch.Tensor, mask: torc
             f"candidates must be of one real image's size, {list(real.shape)}, got {list(candidates.shape)}. "
             "Pass the image that they were made of."
         )
+    check_foreground(mask, "Pass the mask that the candidates were made with.")
     inside = binarize_mask(mask)[0, 0] > 0
-    if not inside.any():
-        raise ValueError("mask must have foreground (a value of at least 0.5), got none. Pass the mask that the candidates were made with.")
     difference = (candidates.float() - real.float())[..., inside] * 127.5
     return difference.square().mean(dim=(1, 2))

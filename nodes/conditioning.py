@@ -9,8 +9,8 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..common.images import pad_to_multiple
-from ..common.masks import binarize_mask, mask_to_latent
-from .host_images import mask_for, rgb_image, same_batch
+from ..common.masks import binarize_mask, check_foreground, mask_to_latent, same_batch
+from .host_images import EMPTY_MASK, mask_for, to_image, to_planes
 from .loaders import CATEGORY, DIRECTION
 
 logger = logging.getLogger("diffharmony")
@@ -26,13 +26,14 @@ def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tenso
     Raises: ValueError for shapes that do not fit, a mask without foreground, or a VAE of other latents or of the UNet's other
     direction. Source: SPEC §2.
     """
-    image = rgb_image(image)
+    image = to_planes(image)
     image, mask = same_batch({"image": image, "mask": mask_for(mask, image)})
-    check_foreground(mask)
+    check_foreground(mask, EMPTY_MASK)
+    if binarize_mask(mask).all():
+        logger.warning("The mask is white everywhere: there is no background to harmonize with.")
     _check_vae(vae, conditioning)
     factor = vae.spacial_compression_encode()
-    padded_image = pad_to_multiple(image.movedim(-1, 1), factor).movedim(1, -1)
-    latent = vae.encode(padded_image)
+    latent = vae.encode(to_image(pad_to_multiple(image, factor)))
     values = {
         "concat_latent_image": latent,
         "concat_mask": mask_to_latent(pad_to_multiple(mask, factor), latent.shape[-2:]),
@@ -56,18 +57,6 @@ def _check_vae(vae, conditioning) -> None:
         raise ValueError(
             f"vae must be a Harmony-VAE of direction '{wanted}', as the UNet is, got '{found}'. Choose another file in 'Load Harmony-VAE'."
         )
-
-
-def check_foreground(mask: torch.Tensor) -> None:
-    """Refuse a mask, of values in 0..1, that marks nothing. Raises: ValueError."""
-    foreground = binarize_mask(mask) > 0
-    if not foreground.any():
-        raise ValueError(
-            "mask must mark the foreground in white, got a mask that has no pixel of at least 0.5. Load a mask with 'Load Image (as Mask)', "
-            "or invert this one; the mask output of 'Load Image' is empty for an image without transparency."
-        )
-    if foreground.all():
-        logger.warning("The mask is white everywhere: there is no background to harmonize with.")
 
 
 class HarmonyConditioning(io.ComfyNode):

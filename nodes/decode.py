@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 
 from ..common.images import paste_background as paste
-from ..common.masks import binarize_mask
+from ..common.masks import binarize_mask, check_batch, same_batch
 from . import host_images
 from .host_vae import HostHarmonyVAE
 from .loaders import CATEGORY
@@ -32,12 +32,11 @@ def decode_harmonized(
     check_harmony_vae(vae, node)
     latent = _latent(samples, vae)
     factor = vae.downscale_ratio
-    image = host_images.rgb_image(image)
+    image = host_images.to_planes(image)
     mask = host_images.mask_for(mask, image)
-    image = image.movedim(-1, 1)
     for name, tensor in (("image", image), ("mask", mask)):
-        _check_batch(name, tensor, latent)
-    image, mask = host_images.same_batch({"image": image, "mask": mask})
+        check_batch(name, tensor.shape[0], latent.shape[0])
+    image, mask = same_batch({"image": image, "mask": mask})
     fitted_image, fitted_mask = (host_images.fit_to_latent(pixels, latent, factor) for pixels in (image, mask))
     decoded = vae.decode_conditionally(latent, fitted_image, binarize_mask(fitted_mask), tile=tile, progress=progress)
     # A latent of VAE Encode stands for the middle of an image of odd size: there the cropped image is the one to compare with.
@@ -47,7 +46,7 @@ def decode_harmonized(
         image, mask = fitted_image, fitted_mask
     if paste_background:
         decoded = paste(decoded, image.to(decoded), mask.to(decoded))
-    return decoded.movedim(1, -1)
+    return host_images.to_image(decoded)
 
 
 def check_harmony_vae(vae, node: str) -> None:
@@ -63,13 +62,6 @@ def _latent(samples: dict, vae: HostHarmonyVAE) -> torch.Tensor:
         shape = "a nested latent" if latent.is_nested else list(latent.shape)
         raise ValueError(f"samples must be a latent [B, {vae.latent_channels}, h, w], got {shape}. Sample with a harmonization UNet.")
     return latent
-
-
-def _check_batch(name: str, pixels: torch.Tensor, latent: torch.Tensor) -> None:
-    if pixels.shape[0] not in (1, latent.shape[0]):
-        raise ValueError(
-            f"{name} must have batch 1 or the latent's {latent.shape[0]}, got {pixels.shape[0]}. Pass one {name} for all latents, or one for each."
-        )
 
 
 def _inputs() -> list:

@@ -1,6 +1,7 @@
 """Between the host's image conventions and the library's.
 
 Host: IMAGE [B,H,W,C] in 0..1, MASK [B,H,W] (or [H,W]) in 0..1, 1 = selected. Library: [B,3,H,W] in -1..1 and [B,1,H,W] in {0,1}.
+Between the two, where a background's own pixels must come back bit for bit: [B,3,H,W] in 0..1.
 """
 
 from __future__ import annotations
@@ -12,20 +13,33 @@ from ..common.images import pad_to_multiple, resize_mask
 ROUNDING = 1e-3
 # ComfyUI 0.30 loads the white of a grey picture as this.
 WHITE = 254 / 255
+EMPTY_MASK = (
+    "Load a mask with 'Load Image (as Mask)', or invert this one; the mask output of 'Load Image' is empty for an image without transparency."
+)
 
 
-def rgb_image(image: torch.Tensor) -> torch.Tensor:
-    """IMAGE of 3 or 4 channels -> [B,H,W,3]; alpha is dropped, as the host's own VAE nodes do.
+def to_planes(image: torch.Tensor) -> torch.Tensor:
+    """IMAGE of 3 or 4 channels -> [B,3,H,W] in 0..1; alpha is dropped, as the host's own VAE nodes do.
 
     Raises: ValueError for any other shape.
     """
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
         raise ValueError(f"image must be an RGB or RGBA batch [B, H, W, 3 or 4], got {list(image.shape)}. Convert it to RGB first.")
-    return image[..., :3]
+    return image[..., :3].movedim(-1, 1)
+
+
+def to_library(image: torch.Tensor) -> torch.Tensor:
+    """IMAGE of 3 or 4 channels -> [B,3,H,W] in -1..1. Raises: as to_planes."""
+    return to_planes(image) * 2 - 1
+
+
+def to_image(planes: torch.Tensor) -> torch.Tensor:
+    """[B,3,H,W] in 0..1 -> IMAGE [B,H,W,3]."""
+    return planes.movedim(1, -1)
 
 
 def mask_for(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """MASK of any size -> a soft mask [B,1,H,W] in 0..1 of the image's size, stretched bilinearly where sizes differ.
+    """MASK of any size -> a soft mask [B,1,H,W] in 0..1 of the size of an image [B,3,H,W], stretched bilinearly where sizes differ.
 
     Raises: ValueError for a shape that is no mask, or values outside 0..1.
     """
@@ -37,19 +51,7 @@ def mask_for(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise ValueError(f"mask must lie between 0 and 1, got values from {low:g} to {high:g}. Clamp it first.")
     mask = torch.where(mask >= WHITE - ROUNDING, 1.0, mask.clamp(0, 1))
-    return resize_mask(mask, image.shape[1:3])
-
-
-def same_batch(named: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Repeat tensors of batch 1 so that all have the largest batch size.
-
-    Raises: ValueError when a tensor's batch is neither 1 nor that size.
-    """
-    batch = max(tensor.shape[0] for tensor in named.values())
-    for name, tensor in named.items():
-        if tensor.shape[0] not in (1, batch):
-            raise ValueError(f"{name} must have batch 1 or {batch}, got {tensor.shape[0]}. Pass one for all, or one for each.")
-    return [tensor.expand(batch, *tensor.shape[1:]) for tensor in named.values()]
+    return resize_mask(mask, image.shape[-2:])
 
 
 def crop_to_multiple(pixels: torch.Tensor, factor: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..common.images import paste_background as paste
+from ..common.masks import check_size, same_batch
 from . import host_images
 from .host_models import HostRefinement
 from .loaders import CATEGORY, Refinement
@@ -20,20 +21,14 @@ def refine_images(
     the mask is the composite's own pixels.
     Raises: ValueError for shapes that do not fit. Source: SPEC §10.
     """
-    images, composite = (host_images.rgb_image(image) for image in (images, composite))
-    if images.shape[1:3] != composite.shape[1:3]:
-        raise ValueError(
-            f"images must have the composite's size, {composite.shape[2]} x {composite.shape[1]} px, got {images.shape[2]} x "
-            f"{images.shape[1]} px. Connect the composite that was harmonized, or resize one of them."
-        )
+    images, composite = (host_images.to_planes(image) for image in (images, composite))
+    check_size("images", images, "composite", composite, "Connect the composite that was harmonized, or resize one of them.")
     mask = host_images.mask_for(mask, composite)
-    images, composite, mask = host_images.same_batch(
-        {"images": images.movedim(-1, 1), "composite": composite.movedim(-1, 1), "mask": mask}
-    )
+    images, composite, mask = same_batch({"images": images, "composite": composite, "mask": mask})
     refined = refinement.refine(images, composite, mask)
     if paste_background:
         refined = paste(refined, composite.to(refined), mask.to(refined))
-    return refined.movedim(1, -1)
+    return host_images.to_image(refined)
 
 
 class HarmonyRefine(io.ComfyNode):

@@ -6,8 +6,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
+from ..common.masks import check_foreground
 from . import host_images
-from .conditioning import check_foreground
 from .loaders import CATEGORY
 
 
@@ -20,9 +20,9 @@ def save_images(
     """
     from ..inverse.pairs import save_pair
 
-    composite, real = (host_images.rgb_image(image).movedim(-1, 1) * 2 - 1 for image in (composite, real))
-    mask = host_images.mask_for(mask, real.movedim(1, -1))
-    check_foreground(mask)
+    composite, real = (host_images.to_library(image) for image in (composite, real))
+    mask = host_images.mask_for(mask, real)
+    check_foreground(mask, host_images.EMPTY_MASK)
     paths = save_pair(folder_paths.get_output_directory(), dataset, subset, name, composite, mask, real)
     return [ui.SavedResult(path.name, path.parent.as_posix(), io.FolderType.output) for path in paths]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..common.masks import same_batch
 from . import host_images
 from .host_models import HostClassifier
 from .loaders import CATEGORY, Classifier
@@ -18,15 +19,13 @@ def score_images(classifier: HostClassifier, images: torch.Tensor, mask: torch.T
     """
     from ..common.sheets import labelled_sheet
 
-    images = host_images.rgb_image(images)
+    images = host_images.to_library(images)
     if mask is not None:
-        mask = host_images.mask_for(mask, images)
-        images, mask = host_images.same_batch({"images": images, "mask": mask})
-    images = images.movedim(-1, 1) * 2 - 1
+        images, mask = same_batch({"images": images, "mask": host_images.mask_for(mask, images)})
     scores = classifier.score(images, mask).tolist()
     sheet = labelled_sheet(images, [f"{index}: {score:.3f}" for index, score in enumerate(scores)])
     # as the host loads 8 bits, so that its cutting down to 8 bits gives them back
-    return scores, ((sheet.movedim(1, -1) + 1) * 127.5).round() / 255
+    return scores, host_images.to_image(((sheet + 1) * 127.5).round() / 255)
 
 
 class HarmonyScore(io.ComfyNode):

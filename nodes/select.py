@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ..common.masks import check_foreground
 from . import host_images
-from .conditioning import check_foreground
 from .loaders import CATEGORY
 
 logger = logging.getLogger("diffharmony")
@@ -23,16 +23,16 @@ def select_candidates(
 ) -> tuple[list[int], str]:
     """The indices of the candidates to keep, up to `count` and best first, and which were rejected and why.
 
-    candidates: IMAGE [K,H,W,3], with K scores. real: IMAGE of batch 1 and that size. mask: MASK of batch 1, of any size.
+    candidates: IMAGE [K,H,W,3 or 4], with K scores. real: IMAGE of batch 1 and that size. mask: MASK of batch 1, of any size.
     limits: as `inverse.choose_candidates` has them.
     Raises: ValueError for shapes that do not fit.
     """
     from ..inverse import choose_candidates
     from ..inverse.distance import distances_from_real
 
+    candidates, real = (host_images.to_library(image) for image in (candidates, real))
     mask = host_images.mask_for(mask, real)
-    check_foreground(mask)
-    candidates, real = (image.movedim(-1, 1) * 2 - 1 for image in (candidates, real))
+    check_foreground(mask, host_images.EMPTY_MASK)
     distances = distances_from_real(candidates, real, mask).tolist()
     choice = choose_candidates(scores, distances, count=count, **limits)
     figures = [f"distance {distance:.1f}, score {score:.3f}" for distance, score in zip(distances, scores)]
@@ -57,11 +57,10 @@ def select_of_each(
         own = list(itertools.islice(remaining, batch.shape[0]))
         # as the host does with lists, the last one serves what is left
         real, mask = (values[min(number, len(values) - 1)] for values in (reals, masks))
-        batch, real = host_images.rgb_image(batch), host_images.rgb_image(real)
         chosen, rejected = select_candidates(batch, own, real, mask, count, **limits)
         if not chosen:
             logger.warning("All candidates of photograph %d of %d were rejected:\n%s", number + 1, len(candidates), rejected)
-        selected.append(batch[chosen] if chosen else ExecutionBlocker(None))
+        selected.append(batch[chosen, ..., :3] if chosen else ExecutionBlocker(None))
         indices += chosen
         kept += [own[index] for index in chosen]
         reasons.append(rejected)

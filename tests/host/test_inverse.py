@@ -108,9 +108,9 @@ def test_stopping_ends_the_run_between_two_steps(server):
         ({"candidates": {"empty_prompt": ["harmonizing", 1]}}, "empty_prompt must be of direction 'invert', got 'harmonize'"),
         ({"vae": {"vae_name": "harmony_vae.safetensors"}}, "Inverse Candidates: vae must be of direction 'invert', got 'harmonize'"),
         ({"candidates": {"vae": ["plain", 0]}}, "Inverse Candidates needs a Harmony-VAE; got a plain VAE"),
-        ({"unet": {"unet_name": "harmonization_unet.safetensors"}}, "must be a UNet of direction 'invert', got 'harmonize'"),
+        ({"unet": {"unet_name": "harmonization_unet.safetensors"}}, "must be of direction 'invert', got 'harmonize'"),
         ({"candidates": {"image": ["both", 0]}}, "image must be one for all candidates, got a batch of 2"),
-        ({"candidates": {"mask": ["real", 1]}}, "mask must mark the foreground in white"),
+        ({"candidates": {"mask": ["real", 1]}}, "mask must have foreground (white"),
     ],
 )  # fmt: skip
 def test_what_is_no_inverse_model_or_no_single_photograph_is_refused(error_of, changes, message):

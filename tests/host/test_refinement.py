@@ -124,7 +124,7 @@ def test_after_a_decode_in_one_workflow(server, run, made, refinement, library_v
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("plain_vae.safetensors", "got a VAE"), ("harmonization_unet.safetensors", "got a UNet with a time embedding")],
+    [("plain_vae.safetensors", "got a plain VAE"), ("harmonization_unet.safetensors", "got a UNet (pass it as the UNet)")],
 )
 def test_another_model_is_refused_by_name(error_of, refinement, name, found):
     message = error_of(refined(name))
@@ -138,7 +138,7 @@ def test_a_damaged_file_is_refused(error_of, refinement):
 
 def test_what_does_not_go_together_is_refused(error_of, refinement):
     message = error_of(refined(images="odd.png"))
-    assert "images must have the composite's size, 128 x 96 px, got 101 x 75 px" in message
+    assert "images must be as large as composite (128 x 96 px, width x height), got 101 x 75 px" in message
     prompt = added(
         changed(refined(), refine={"images": ["three", 0], "composite": ["both", 0]}),
         both=node("ImageBatch", image1=["images", 0], image2=["composite", 0]),

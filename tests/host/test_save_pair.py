@@ -74,4 +74,4 @@ def test_what_does_not_go_together_is_refused(error_of):
     message = error_of(added(pair("refused", composite=["odd", 0]), **odd))
     assert "composite must have the real image's size, 128 x 96 px, got 101 x 75 px" in message
     assert "real must be one for all composites, got a batch of 2" in error_of(pair("refused", real=["two", 0]))
-    assert "mask must mark the foreground in white" in error_of(pair("refused", mask=["real", 1]))
+    assert "mask must have foreground (white" in error_of(pair("refused", mask=["real", 1]))

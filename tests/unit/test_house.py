@@ -46,6 +46,7 @@ def imports_of(path: Path) -> set[tuple[str, ...]]:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level <= len(package) + 1, f"{path}:{node.lineno} imports from above the package"
             base = package[: len(package) - node.level + 1]
             module = base + tuple((node.module or "").split(".") if node.module else ())
             found |= {(*module, alias.name) if exists((*module, alias.name)) else module for alias in node.names}
