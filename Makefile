@@ -11,7 +11,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generat
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test host tiny bench lock clean clean-cache
+.PHONY: help setup demo test unit host tiny bench lock clean clean-cache
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,10 +21,14 @@ setup: $(READY) .host/$(HOST)  ## environment and ComfyUI, into .venv and .host
 demo: setup  ## harmonize a photograph in a headless ComfyUI; picture and figures into out/
 	@$(PY) -m diffharmony.tests.host.demo
 
-# The tests' own kernels compete for the cores with the servers that they start.
-test: export OMP_NUM_THREADS ?= 1
-test: setup $(OLD_READY) .host/$(OLD_HOST)  ## unit tests, then the nodes in both ComfyUI versions
-	@.venv/bin/pytest
+# The tests' own kernels compete for the cores with each other, and with the servers that they start.
+test unit: export OMP_NUM_THREADS ?= 1
+test: unit $(OLD_READY) .host/$(OLD_HOST) .host/$(HOST)  ## unit tests, then the nodes in both ComfyUI versions, then the workflows in a browser
+	@.venv/bin/pytest tests/host tests/browser
+
+# A file stays in one process: what its module makes once is made once.
+unit: $(READY)  ## unit tests alone, which need no ComfyUI, over all cores
+	@.venv/bin/pytest tests/unit --numprocesses auto --maxprocesses 8 --dist loadfile
 
 host: setup  ## ComfyUI with these nodes and the tiny models, for your browser (PORT=8188)
 	@$(PY) -m diffharmony.tests.host.comfy_server --port $(or $(PORT),8188)

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from .files import read_json, written_whole
 
 SETTINGS = "settings.json"
+SHOWN = 120  # characters of a setting that an error shows
 
 
 def claim(folder: Path, settings: Mapping[str, Any], name: str = SETTINGS) -> None:
@@ -28,8 +29,8 @@ def claim(folder: Path, settings: Mapping[str, Any], name: str = SETTINGS) -> No
         found = read_json(file)
         for key, value in settings.items():
             if found.get(key) != value:
-                before = found.get(key)
-                raise ValueError(f"{key} must be {before!r} to go on in {folder}, got {value!r}. Choose another --out, or delete the folder.")
+                before, now = (shown if len(shown) <= SHOWN else shown[:SHOWN] + "…" for shown in (repr(found.get(key)), repr(value)))
+                raise ValueError(f"{key} must be {before} to go on in {folder}, got {now}. Choose another folder, or delete this one.")
         return
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .items import DrawnItem, TestItem, TrainingCrop, TrainingScene, save_item, write_beside
+from ..common.run_folder import claim
+from .items import DrawnItem, TestItem, TrainingCrop, TrainingScene, save_item, write_bytes
 from .photographs import Photograph, find_photographs
 
 _UNFINISHED = ".items"
@@ -82,8 +83,7 @@ def write_training_set(
     ]
     items += [TrainingScene(subset="Scenes", name=f"s{number:06d}", number=number, **common) for number in range(scenes)]
     settings = dict(kind="train", photo_crops=photo_crops, scenes=scenes, composites_per_crop=composites_per_crop, **common)
-    if changes_per_mask != 1:  # named only here: folders from before it was an option go on as they were
-        settings["changes_per_mask"] = changes_per_mask
+    settings["changes_per_mask"] = None if changes_per_mask == 1 else changes_per_mask  # folders from before it was an option have none
     settings["photographs"] = [photograph.name for photograph in photographs]
     return _write(Path(root), items, "IHD_train.txt", settings, workers)
 
@@ -143,7 +143,8 @@ def write_test_set(
 
 
 def _write(root: Path, items: list[DrawnItem], list_name: str, settings: dict, workers: int) -> dict[str, int]:
-    _claim(root, settings)
+    root.mkdir(parents=True, exist_ok=True)
+    claim(root, settings, "synthetic.json")
     list_file, records_file, unfinished = root / list_name, root / "composites.jsonl", root / _UNFINISHED
     if not list_file.exists():
         for item in items:
@@ -152,10 +153,10 @@ def _write(root: Path, items: list[DrawnItem], list_name: str, settings: dict, w
             (unfinished / item.subset).mkdir(parents=True, exist_ok=True)
         missing = [item for item in items if not _record_file(root, item).exists()]
         for item, records in _drawn(root, missing, workers):
-            write_beside(_record_file(root, item), json.dumps(records).encode())
+            write_bytes(_record_file(root, item), json.dumps(records).encode())
         records = [record for item in items for record in json.loads(_record_file(root, item).read_text())]
-        write_beside(records_file, "".join(json.dumps(record) + "\n" for record in records).encode())
-        write_beside(list_file, "".join(record["file_name"] + "\n" for record in records).encode())
+        write_bytes(records_file, "".join(json.dumps(record) + "\n" for record in records).encode())
+        write_bytes(list_file, "".join(record["file_name"] + "\n" for record in records).encode())
     shutil.rmtree(unfinished, ignore_errors=True)
     composites = len(list_file.read_text().splitlines())
     return {"photographs": len(settings["photographs"]), "items": len(items), "composites": composites}
@@ -186,20 +187,6 @@ def _drawn(root: Path, items: list[DrawnItem], workers: int):
             for future in concurrent.futures.as_completed(list(waiting)):
                 yield waiting[future], future.result()
                 bar.update()
-
-
-def _claim(root: Path, settings: dict) -> None:
-    """Write the settings into an empty folder, or check that they are the ones the folder was begun with."""
-    root.mkdir(parents=True, exist_ok=True)
-    file = root / "synthetic.json"
-    if not file.exists():
-        write_beside(file, (json.dumps(settings, indent=1) + "\n").encode())
-        return
-    found = json.loads(file.read_text())
-    for key in {**settings, **found}:
-        if found.get(key) != settings.get(key):
-            was, now = (str(value)[:60] for value in (found.get(key), settings.get(key)))
-            raise ValueError(f"{key} must be {was} as in {file}, got {now}. Choose another --root, or delete this one.")
 
 
 def _record_file(root: Path, item: DrawnItem) -> Path:

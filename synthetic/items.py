@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from ..common.files import written_whole
 from .photographs import Photograph, load_photograph
 from .recolor import change_light, foreground_mse, is_usable, transfer_colours
 from .regions import LARGEST_SHARE, SMALLEST_SHARE, RegionPainter
@@ -170,7 +170,7 @@ def save_item(root: Path, item: DrawnItem) -> list[dict]:
     """Draw an item and save its files; return one record per composite for composites.jsonl."""
     drawn = item.draw()
     folder = root / item.subset
-    write_beside(folder / "real_images" / f"{item.name}{item.suffix}", _encoded(drawn.real, item.suffix))
+    write_bytes(folder / "real_images" / f"{item.name}{item.suffix}", _encoded(drawn.real, item.suffix))
     records = []
     mask_number = change_number = 0
     for composite in drawn.composites:
@@ -178,8 +178,8 @@ def save_item(root: Path, item: DrawnItem) -> list[dict]:
         mask_name = f"{item.name}_{mask_number}"
         file = folder / "composite_images" / f"{mask_name}_{change_number}{item.suffix}"
         if not composite.again:
-            write_beside(folder / "masks" / f"{mask_name}.png", _encoded(composite.mask, ".png"))
-        write_beside(file, _encoded(composite.image, item.suffix))
+            write_bytes(folder / "masks" / f"{mask_name}.png", _encoded(composite.mask, ".png"))
+        write_bytes(file, _encoded(composite.image, item.suffix))
         records.append(
             {
                 "file_name": f"{item.subset}/composite_images/{file.name}",
@@ -193,11 +193,10 @@ def save_item(root: Path, item: DrawnItem) -> list[dict]:
     return records
 
 
-def write_beside(file: Path, content: bytes) -> None:
-    """Write a file under another name and rename it, so that a file that exists is whole."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    os.replace(beside, file)
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with written_whole(file) as temporary:
+        temporary.write_bytes(content)
 
 
 def _recoloured(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import urllib.request
 from contextlib import contextmanager
 from typing import Any, Iterator
 
+import pytest
 from playwright.sync_api import Page, Route, sync_playwright
 
 ARGUMENTS = [
@@ -23,6 +25,13 @@ WAIT_MS = 120_000
 def chromium() -> str | None:
     """Chromium's path, or None where it is not installed."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+# for tests that need it; in continuous integration (DIFFHARMONY_BROWSER=required) they run, and fail without it
+needs_chromium = pytest.mark.skipif(
+    chromium() is None and os.environ.get("DIFFHARMONY_BROWSER") != "required",
+    reason="Chromium is not installed (Debian: apt-get install chromium)",
+)
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from PIL import Image
 from diffharmony.dataset.pairs import read_list
 from diffharmony.tests.browser.author_workflow import numbered
 from diffharmony.tests.browser.examples import EXAMPLES
-from diffharmony.tests.browser.frontend import as_prompt, chromium, open_frontend
+from diffharmony.tests.browser.frontend import as_prompt, needs_chromium, open_frontend
 from diffharmony.tests.host.comfy_server import REPOSITORY
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+pytestmark = needs_chromium
 
 QUEUE = """
 async () => {

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from diffharmony.evaluation import evaluate
-from diffharmony.tests.browser.frontend import chromium
+from diffharmony.tests.browser.frontend import chromium, needs_chromium
 
 SIDE = 72
 NAMES = ["a é_1_1", "a é_1_2", "b <b>&_1_1", "c_1_1", "d_1_1", "e_1_1"]
@@ -105,7 +105,7 @@ def test_page_refers_to_nothing_outside_and_escapes_names(report):
     assert "data:image/jpeg;base64," in text
 
 
-@pytest.mark.skipif(chromium() is None, reason="needs chromium")
+@needs_chromium
 def test_page_sorts_and_shows_the_worst_and_best(report):
     from playwright.sync_api import sync_playwright
 
