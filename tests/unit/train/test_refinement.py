@@ -17,6 +17,7 @@ from diffharmony.diffusion import harmonize, load_unet
 from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.refinement import load_refinement
 from diffharmony.tests.made.refinement import make_models
+from diffharmony.train.checks import resolve_overrides
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 from diffharmony.train.refinement import (
     HarmonizedDataset,
@@ -222,7 +223,7 @@ class TestRefusals:
     )
     def test_options_that_do_nothing(self, root, tmp_path, changes, argument, message):
         with pytest.raises(ValueError, match=message):
-            config_of(root, tmp_path, **changes).settled([argument, "8"])
+            resolve_overrides(config_of(root, tmp_path, **changes), [argument, "8"])
 
     @pytest.mark.parametrize(
         "changes, message",
