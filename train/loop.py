@@ -118,7 +118,7 @@ def _fit(
     task.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(task, optimizer)
     weights.begin(prepared, optimizer, optim.ema_decay)
-    parts = (weights.placement, schedule, weights.ema, accelerator.scaler)
+    parts = (weights, schedule, accelerator.scaler)
     before = _restore(run, parts, steps, len(dataset))
     step, skipped = before["step"], set(before["skipped"])
     batches = BatchSampler(
