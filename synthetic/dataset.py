@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..common.run_folder import claim
 from .items import DrawnItem, TestItem, TrainingCrop, TrainingScene, save_item, write_beside
 from .photographs import Photograph, find_photographs
 
@@ -143,7 +144,8 @@ def write_test_set(
 
 
 def _write(root: Path, items: list[DrawnItem], list_name: str, settings: dict, workers: int) -> dict[str, int]:
-    _claim(root, settings)
+    root.mkdir(parents=True, exist_ok=True)
+    claim(root, settings, "synthetic.json", "--root")
     list_file, records_file, unfinished = root / list_name, root / "composites.jsonl", root / _UNFINISHED
     if not list_file.exists():
         for item in items:
@@ -186,20 +188,6 @@ def _drawn(root: Path, items: list[DrawnItem], workers: int):
             for future in concurrent.futures.as_completed(list(waiting)):
                 yield waiting[future], future.result()
                 bar.update()
-
-
-def _claim(root: Path, settings: dict) -> None:
-    """Write the settings into an empty folder, or check that they are the ones the folder was begun with."""
-    root.mkdir(parents=True, exist_ok=True)
-    file = root / "synthetic.json"
-    if not file.exists():
-        write_beside(file, (json.dumps(settings, indent=1) + "\n").encode())
-        return
-    found = json.loads(file.read_text())
-    for key in {**settings, **found}:
-        if found.get(key) != settings.get(key):
-            was, now = (str(value)[:60] for value in (found.get(key), settings.get(key)))
-            raise ValueError(f"{key} must be {was} as in {file}, got {now}. Choose another --root, or delete this one.")
 
 
 def _record_file(root: Path, item: DrawnItem) -> Path:

@@ -214,7 +214,7 @@ def test_a_mask_may_be_changed_several_times(tmp_path, pictures):
     assert len({composite.tobytes() for composite, _, _ in drawn}) == len(drawn)
     for composite, mask, real in drawn:
         assert np.array_equal(composite[mask == 0], real[mask == 0])
-    with pytest.raises(ValueError, match="changes_per_mask must be 3 as in .*, got None"):
+    with pytest.raises(ValueError, match="changes_per_mask must be 3 to go on in .*, got None"):
         training_set(tmp_path / "thrice", pictures, photo_crops=2, scenes=0, suffix=".png")
 
 
@@ -259,7 +259,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(tmp_path, pictures, monk
 
 def test_a_folder_takes_one_sort_of_data(tmp_path, pictures):
     training_set(tmp_path, pictures, photo_crops=1, scenes=0)
-    with pytest.raises(ValueError, match="seed must be 3 as in .*got 5"):
+    with pytest.raises(ValueError, match="seed must be 3 to go on in .*got 5"):
         training_set(tmp_path, pictures, photo_crops=1, scenes=0, seed=5)
 
 

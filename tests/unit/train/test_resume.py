@@ -196,7 +196,7 @@ def test_a_run_saved_before_fields_were_added_goes_on(root, base, tmp_path):
     path.write_text(json.dumps(saved))
     assert vae.main(replace(config, optim=replace(config.optim, steps=5)))["steps"] == 5
     path.write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="latent_noise must be 0.0 to go on with the run"):
+    with pytest.raises(ValueError, match="latent_noise must be 0.0 to go on in"):
         vae.main(replace(config, latent_noise=0.5))
 
 
@@ -206,7 +206,7 @@ def test_another_spelling_of_a_place_is_no_other_setting(root, base, tmp_path, m
     vae.main(replace(config, data=replace(config.data, roots=(Path(root.name),))))
     spelled = replace(config, init=f"{base.parent}/../{base.parent.name}/{base.name}", optim=replace(config.optim, steps=5))
     assert vae.main(spelled)["steps"] == 5
-    with pytest.raises(ValueError, match="data.roots must be .* to go on with the run"):
+    with pytest.raises(ValueError, match="data.roots must be .* to go on in"):
         vae.main(replace(config, data=replace(config.data, roots=(make_pairs(tmp_path / "other"),))))
 
 
