@@ -209,7 +209,7 @@ def test_a_dry_run_plans_and_writes_nothing(root, models, tmp_path, capsys):
     plan = main(from_models(root, models, tmp_path / "run", dry_run=True))
     model = make_refinement(config_of(root, tmp_path).architecture, 0)
     assert plan["trainable_parameters"] == sum(parameter.numel() for parameter in model.parameters()) < plan["all_parameters"]
-    assert plan["bytes_per_process"]["activations"] > 0 and "trainable of" in capsys.readouterr().out
+    assert "trainable of" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
