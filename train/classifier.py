@@ -26,6 +26,7 @@ from ..common.processes import on_main, processes
 from ..common.sheets import labelled_sheet
 from .checks import check, check_one_size
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.classifier_pairs import (
     COMPOSITE_FEATURES,
     REAL_FEATURES,
@@ -212,9 +213,10 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
     Raises: as the data set does; ValueError where a photograph would be on both sides, or a side empty.
     """
     every = ClassifierPairs(config.data, config.run.seed, alike=config.alike, batch_size=config.optim.batch_size)
+    every = without_bad_images(every, config)
     whole = {"min_crop": 1.0, "flip": False, "sizes": ()}
     if config.run.validation_list is not None:
-        first = {"roots": config.data.roots[:1], "list_file": config.run.validation_list, "list_files": (), "weights": ()}
+        first = {"roots": config.data.roots[:1], "list_file": config.run.validation_list, "list_files": (), "weights": (), "on_bad_image": "stop"}
         listed = ClassifierPairs(replace(config.data, **whole, **first), config.run.seed)
         check_apart(every.pairs, listed.pairs)
         return every, listed
@@ -227,8 +229,8 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
 
 
 def main(config: ClassifierTraining) -> dict[str, Any]:
-    """Train, then report on the held-out photographs; returns checkpoint, steps, loss, skipped images and `report`, or after a dry run
-    the plan."""
+    """Train, then report on the held-out photographs; returns checkpoint, steps, loss, the bad images that were left out and
+    `report`, or after a dry run the plan."""
     check(config, {"held_out": "[0, 1)", "held_out_seed": "[0, 1e18]", "ranking": "[0, 1e6]", "views": "[1, 1000]"})
     if config.run.gradient_checkpointing:
         raise ValueError("run.gradient_checkpointing must be off, since these networks have none, got True. Leave it out.")
@@ -256,7 +258,7 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
     summary = {"command": "train-classifier", "config": as_dict(config)}
     result = fit(
         task, dataset, optim=config.optim, run=config.run, workers=0 if frozen else config.data.workers, summary=summary,
-        validation=validation,
+        validation=validation, bad_images=images.bad_images,
     )  # fmt: skip
     report = None if held_out is None else on_main(lambda: report_held_out(Path(result["checkpoint"]), held_out, config))
     return {**result, "report": report}

@@ -15,7 +15,7 @@ class DataConfig:
     """Where the images are, in iHarmony4's layout, and how they are cut."""
 
     roots: tuple[Path, ...] = ()
-    """DirectoryIndex that hold <subset>/composite_images, masks, real_images and the list file; their images are mixed."""
+    """Folders that hold <subset>/composite_images, masks, real_images and the list file; their images are mixed."""
     weights: tuple[float, ...] = ()
     """Share of each root in the mixture, in any unit (2 1: twice as many from the first). None: in proportion to their lists."""
     list_file: str = "IHD_train.txt"
@@ -34,8 +34,8 @@ class DataConfig:
     workers: int = 2
     """Processes that read images; 0 reads them in the training process."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """An image that is missing, cannot be read, or is not of its composite's size: stop with its path, or take the stream's next
-    in its place, warn once, and count it at the end."""
+    """An image that is missing, cannot be read, or is not of its composite's size: stop with its path; or read all images once before
+    the first step, name those, and train without their pairs (`bad_images.json` and lists without them are written to run.out)."""
 
 
 @dataclass(frozen=True)

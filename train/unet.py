@@ -23,6 +23,7 @@ from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample
 from ..diffusion.unet import attach, save_unet
 from .checks import check, check_one_size
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.dataset import HarmonizationDataset
 from .data.latents import cache_latents
 from .dry_run import dry_run
@@ -254,13 +255,14 @@ def load_start(config: UNetTraining) -> UNet2DConditionModel:
 
 
 def main(config: UNetTraining) -> dict[str, Any]:
-    """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
+    """Train; returns checkpoint, steps, loss and the bad images that were left out, or after a dry run the plan."""
     check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "own_predictions": "[0, 1]", "cached_views": "[0, 1000]"})
     if config.cached_views:
         check_one_size(config.data, f"latents are cached (cached_views {config.cached_views}; 0 caches none)")
     vae = load_pretrained_vae(config.vae, "vae").requires_grad_(False)
     unet = load_start(config).requires_grad_(True).train()
-    dataset = images = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    images = without_bad_images(HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), config)
+    dataset = images
     validation = validation_of(config)
     if config.run.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -278,5 +280,5 @@ def main(config: UNetTraining) -> dict[str, Any]:
     summary = {"command": "train-unet", "config": as_dict(config)}
     return fit(
         task, dataset, optim=config.optim, run=config.run, workers=0 if config.cached_views else config.data.workers, summary=summary,
-        validation=validation,
+        validation=validation, bad_images=images.bad_images,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from ..diffusion.sampler import sample_latents
 from ..harmony_vae import HarmonyVAE, save_harmony_vae
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit, sample_noise, sample_uniform
@@ -157,11 +158,11 @@ def example_batch(dataset: HarmonizationDataset, count: int) -> dict[str, torch.
 
 
 def main(config: HarmonyVAETraining) -> dict[str, Any]:
-    """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
+    """Train; returns checkpoint, steps, loss and the bad images that were left out, or after a dry run the plan."""
     check(config, {"foreground_weight": "[0, 1e6]", "latent_noise": "[0, 10]", "unet_share": "[0, 1]"})
     vae = load_pretrained_harmony_vae(config.init, config.initialization, config.run.seed)
     unet = sampling_unet(config.unet, config.direction) if config.unet else None
-    dataset = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    dataset = without_bad_images(HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), config)
     validation = validation_of(config)
     if config.run.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
@@ -171,5 +172,6 @@ def main(config: HarmonyVAETraining) -> dict[str, Any]:
     take(config)
     summary = {"command": "train-vae", "config": as_dict(config)}
     return fit(
-        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation
-    )
+        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation,
+        bad_images=dataset.bad_images,
+    )  # fmt: skip
