@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -47,12 +47,12 @@ class AutoencoderTraining(TrainingConfig):
     """Groups of each normalisation. As many groups as channels would take every image's overall colour away."""
     init: str | None = None
     """A plain VAE to train further (folder, file or Hub id, as train-vae's); its own shape takes the place of the fields above."""
-    colour_weight: float = 0.0
+    colour_weight: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of colour: of what cannot be read of the 8 x 8 means off the latent. Four channels code luminance detail before
     the second chroma axis, as the plain squared error asks; harmonization needs all colours in the latent, and gets its
     detail from E_c. With it, training begins by amplifying the faint colour axes in E's first convolution."""
-    kl_weight: float = 1e-5
-    latent_noise: float = 0.05
+    kl_weight: Annotated[float, "[0, 1e6]"] = 1e-5
+    latent_noise: Annotated[float, "[0, 10]"] = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
 
     ignored_with: ClassVar[dict[str, str]] = {
@@ -179,7 +179,7 @@ def _start(config: AutoencoderTraining) -> AutoencoderKL:
 def main(config: AutoencoderTraining) -> dict[str, Any]:
     """Train, then whiten the latents of the averaged weights; returns checkpoint, steps, loss and the bad images that were left
     out, or after a dry run the plan."""
-    check(config, {"colour_weight": "[0, 1e6]", "kl_weight": "[0, 1e6]", "latent_noise": "[0, 10]"})
+    check(config)
     vae = _start(config)
     dataset = without_bad_images(HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), config)
     validation = validation_of(config)

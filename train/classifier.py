@@ -13,7 +13,7 @@ import logging
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -81,15 +81,15 @@ class ClassifierTraining(TrainingConfig):
     alike: bool = False
     """Pass both images of a pair through the same random gains, gamma, resize and JPEG compression, so that a composite cannot be told
     by its file's history in place of its light."""
-    ranking: float = 0.0
+    ranking: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of a loss that wants each composite above its own real image, which is what selection needs; besides the paper's, which
     wants each on its side."""
-    views: int = 1
+    views: Annotated[int, "[1, 1000]"] = 1
     """Cuts of each pair whose features are cached (resnet50)."""
-    held_out: float = 0.1
+    held_out: Annotated[float, "[0, 1)"] = 0.1
     """Share of the photographs, with all composites of each, that is not trained on but reported on. 0: none. With
     run.validation-list, the photographs of that list take their place."""
-    held_out_seed: int = 0
+    held_out_seed: Annotated[int, "[0, 1e18]"] = 0
     """Which photographs these are. Not run.seed: a classifier that is trained further must not be trained on what it is reported on."""
 
     ignored_without: ClassVar[dict[str, str]] = {}
@@ -231,7 +231,7 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
 def main(config: ClassifierTraining) -> dict[str, Any]:
     """Train, then report on the held-out photographs; returns checkpoint, steps, loss, the bad images that were left out and
     `report`, or after a dry run the plan."""
-    check(config, {"held_out": "[0, 1)", "held_out_seed": "[0, 1e18]", "ranking": "[0, 1e6]", "views": "[1, 1000]"})
+    check(config)
     if config.run.gradient_checkpointing:
         raise ValueError("run.gradient_checkpointing must be off, since these networks have none, got True. Leave it out.")
     classifier = load_pretrained_classifier(config)

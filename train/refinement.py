@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -75,11 +75,11 @@ class RefinementTraining(TrainingConfig):
     init: Path | None = None
     """A refinement model to train further, folder or file; without it one is made from `architecture`."""
     architecture: RefinementArchitecture = field(default_factory=RefinementArchitecture)
-    sampling_steps: int = 5
+    sampling_steps: Annotated[int, "[1, 1000]"] = 5
     """Steps of `unet`."""
     loss: Literal["squared", "l1"] = "squared"
     """squared: the authors' code."""
-    foreground_weight: float = 0.0
+    foreground_weight: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of the foreground's own error, besides the whole image's."""
 
     ignored_without: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_without, "sampling_steps": "unet"}
@@ -263,7 +263,7 @@ def load_data(config: RefinementTraining) -> tuple[HarmonizationDataset, Validat
 
 def main(config: RefinementTraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps, loss and the bad images that were left out, or after a dry run the plan."""
-    check(config, {"sampling_steps": "[1, 1000]", "foreground_weight": "[0, 1e6]"})
+    check(config)
     vae, unet = load_harmonizer(config)
     model = load_refinement(config.init) if config.init else make_refinement(config.architecture, config.run.seed)
     dataset, validation = load_data(config)

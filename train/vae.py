@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -46,13 +46,13 @@ class HarmonyVAETraining(TrainingConfig):
     E_c and D, NaN for E_c only); the conditional decode then does not begin as the plain one."""
     loss: Literal["squared", "l1"] = "squared"
     """squared: the paper. l1: the authors' code."""
-    foreground_weight: float = 0.0
+    foreground_weight: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of the foreground's own error, besides the whole image's."""
-    latent_noise: float = 0.0
+    latent_noise: Annotated[float, "[0, 10]"] = 0.0
     """Largest noise on the latent, in units of its standard deviation; each sample draws its own amount from 0 up to it."""
     unet: str | None = None
     """UNet of the same direction whose own latents z0' take the place of E(target) in some samples: a folder, file or Hub id."""
-    unet_share: float = 0.5
+    unet_share: Annotated[float, "[0, 1]"] = 0.5
     """Share of the samples for which `unet` is used, when it is given."""
 
     ignored_without: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_without, "unet_share": "unet"}
@@ -159,7 +159,7 @@ def example_batch(dataset: HarmonizationDataset, count: int) -> dict[str, torch.
 
 def main(config: HarmonyVAETraining) -> dict[str, Any]:
     """Train; returns checkpoint, steps, loss and the bad images that were left out, or after a dry run the plan."""
-    check(config, {"foreground_weight": "[0, 1e6]", "latent_noise": "[0, 10]", "unet_share": "[0, 1]"})
+    check(config)
     vae = load_pretrained_harmony_vae(config.init, config.initialization, config.run.seed)
     unet = sampling_unet(config.unet, config.direction) if config.unet else None
     dataset = without_bad_images(HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), config)
