@@ -7,7 +7,7 @@ import logging
 from collections.abc import Container, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from ...common.files import read_json, written_whole
 from ...common.processes import on_main
-from ...common.text import pluralize
 from ...dataset.pairs import BadImage
 from ..config import TrainingConfig
 from ..run.resume import check_goes_on
@@ -40,56 +39,50 @@ def without_bad_images(dataset: Pairs, config: TrainingConfig) -> Pairs:
     """
     if config.data.on_bad_image == "stop":
         return dataset
-    found = on_main(lambda: _found(dataset, config))
-    good = dataset.only(index for index, pair in enumerate(dataset.pairs) if str(pair.composite) not in found)
-    good.bad_images = tuple(sorted({path for path, _ in found.values()}))
+    bad = on_main(lambda: _bad_images(dataset, config))
+    good = dataset.only(index for index, pair in enumerate(dataset.pairs) if str(pair.composite) not in bad)
+    good.bad_images = tuple(sorted({path for path, _ in bad.values()}))
     return good
 
 
-def _found(dataset: HarmonizationDataset, config: TrainingConfig) -> dict[str, list[str]]:
+def _bad_images(dataset: HarmonizationDataset, config: TrainingConfig) -> dict[str, list[str]]:
     check_goes_on(config)
-    kept = config.run.out / BAD_IMAGES
-    if states_of(config.run.out) and kept.is_file():
-        return read_json(kept)
-    found = find_bad_images(dataset)
-    for why in dict.fromkeys(why for _, why in found.values()):
+    out = config.run.out
+    if states_of(out) and (out / BAD_IMAGES).is_file():
+        return read_json(out / BAD_IMAGES)
+    order = [range(start, min(start + AT_ONCE, len(dataset))) for start in range(0, len(dataset), AT_ONCE)]
+    bad: dict[str, list[str]] = {}
+    for found in tqdm(make_loader(_Look(dataset), order, config.data.workers), desc="looking for bad images", unit="batch", dynamic_ncols=True):
+        bad |= found
+    for why in dict.fromkeys(why for _, why in bad.values()):
         logger.warning("leaving out an image of the data set: %s", why)
-    logger.info("%s of %s cannot be used", f"{len(found):,}", pluralize(len(dataset), "pair"))
     if not config.dry_run:
-        config.run.out.mkdir(parents=True, exist_ok=True)
-        with written_whole(kept) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        _write_good_lists(dataset, found, config.run.out)
-    return found
-
-
-def find_bad_images(dataset: HarmonizationDataset) -> dict[str, list[str]]:
-    """Composite -> [the file of its pair that cannot be used, why], of every pair that cannot be read."""
-    order = [list(range(start, min(start + AT_ONCE, len(dataset)))) for start in range(0, len(dataset), AT_ONCE)]
-    loader = make_loader(_Look(dataset), order, dataset.config.workers)
-    found: dict[str, list[str]] = {}
-    for batch in tqdm(loader, desc="looking for bad images", unit="batch", delay=2, dynamic_ncols=True):
-        found |= batch["bad"]
-    return found
+        out.mkdir(parents=True, exist_ok=True)
+        with written_whole(out / BAD_IMAGES) as temporary:
+            temporary.write_text(json.dumps(bad, indent=1) + "\n", encoding="utf-8")
+        _write_good_lists(dataset, bad, out)
+    return bad
 
 
 class _Look(Dataset):
+    """Of some pairs those that cannot be read: composite -> [bad file, why]."""
+
     def __init__(self, dataset: HarmonizationDataset):
         self.dataset = dataset
 
-    def pack(self, indices: Iterable[int]) -> dict[str, Any]:
+    def pack(self, pairs: Iterable[int]) -> dict[str, list[str]]:
         bad = {}
-        for index in indices:
+        for pair in pairs:
             try:
-                self.dataset.read(index, np.random.default_rng(index), self.dataset.config.size)
+                self.dataset.read(pair, np.random.default_rng(pair), self.dataset.config.size)
             except BadImage as error:
-                bad[str(self.dataset.pairs[index].composite)] = [str(error.path), str(error)]
-        return {"bad": bad}
+                bad[str(self.dataset.pairs[pair].composite)] = [str(error.path), str(error)]
+        return bad
 
 
-def _write_good_lists(dataset: HarmonizationDataset, found: Container[str], out: Path) -> None:
+def _write_good_lists(dataset: HarmonizationDataset, bad: Container[str], out: Path) -> None:
     composites = (pair.composite for pair in dataset.pairs)
     for number, (root, length) in enumerate(zip(dataset.config.roots, dataset.lengths), start=1):
-        good = [path for path in islice(composites, length) if str(path) not in found]
+        good = [path for path in islice(composites, length) if str(path) not in bad]
         with written_whole(out / f"good-{number}.txt") as temporary:
             temporary.write_text("".join(f"{path.relative_to(root).as_posix()}\n" for path in good), encoding="utf-8")
