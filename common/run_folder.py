@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,48 @@ from filelock import FileLock, Timeout
 from .files import read_json, written_whole
 
 SETTINGS = "settings.json"
-SHOWN = 120  # characters of a setting that an error shows
+LONGEST_SHOWN = 200  # characters of a setting in an error
 
 
-def claim(folder: Path, settings: Mapping[str, Any], name: str = SETTINGS) -> None:
+def claim(folder: Path, settings: Mapping[str, Any], name: str = SETTINGS, option: str = "--out") -> None:
     """Write down in `<folder>/<name>` what the folder is made with, or refuse one that was begun with other settings.
 
     settings: JSON values by name. In several processes the first one claims, for all, before any writes (`on_main`).
-    Raises: ValueError naming the first setting that differs.
+    Raises: as `check_same`.
     """
     settings = json.loads(json.dumps(settings))
     file = folder / name
     if file.is_file():
-        found = read_json(file)
-        for key, value in settings.items():
-            if found.get(key) != value:
-                before, now = (shown if len(shown) <= SHOWN else shown[:SHOWN] + "…" for shown in (repr(found.get(key)), repr(value)))
-                raise ValueError(f"{key} must be {before} to go on in {folder}, got {now}. Choose another folder, or delete this one.")
-        return
+        return check_same(read_json(file), settings, folder, option)
     with written_whole(file) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, option: str, free: Container[str] = ()) -> None:
+    """Raises: ValueError naming the first setting that is not what `folder` was begun with, but for those that are `free` to change.
+
+    before, now: JSON values by name. A place has several spellings, which are the same: relative, absolute, through a link.
+    """
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if name not in free and not _same(old, new):
+            raise ValueError(
+                f"{name} must be {_short(old)} to go on in {folder}, got {_short(new)}. Choose another {option}, or delete the folder to "
+                "begin anew."
+            )
+
+
+def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, str) and isinstance(new, str):
+        return old == new or Path(old).resolve() == Path(new).resolve()
+    return old == new
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def digest(path: Path) -> str:

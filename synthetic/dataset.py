@@ -144,7 +144,7 @@ def write_test_set(
 
 def _write(root: Path, items: list[DrawnItem], list_name: str, settings: dict, workers: int) -> dict[str, int]:
     root.mkdir(parents=True, exist_ok=True)
-    claim(root, settings, "synthetic.json")
+    claim(root, settings, "synthetic.json", "--root")
     list_file, records_file, unfinished = root / list_name, root / "composites.jsonl", root / _UNFINISHED
     if not list_file.exists():
         for item in items:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -15,10 +16,12 @@ from einops import rearrange
 
 from ..common.checkpoint import read_checkpoint
 from ..common.processes import on_main
+from ..dataset.pairs import Pair
 from ..harmony_vae import HarmonyVAE, load_vae
 from ..harmony_vae.checkpoint import save_autoencoder
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.batches import make_loader
 from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
@@ -44,12 +47,12 @@ class AutoencoderTraining(TrainingConfig):
     """Groups of each normalisation. As many groups as channels would take every image's overall colour away."""
     init: str | None = None
     """A plain VAE to train further (folder, file or Hub id, as train-vae's); its own shape takes the place of the fields above."""
-    colour_weight: float = 0.0
+    colour_weight: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of colour: of what cannot be read of the 8 x 8 means off the latent. Four channels code luminance detail before
     the second chroma axis, as the plain squared error asks; harmonization needs all colours in the latent, and gets its
     detail from E_c. With it, training begins by amplifying the faint colour axes in E's first convolution."""
-    kl_weight: float = 1e-5
-    latent_noise: float = 0.05
+    kl_weight: Annotated[float, "[0, 1e6]"] = 1e-5
+    latent_noise: Annotated[float, "[0, 10]"] = 0.05
     """Noise on the latent while training, in units of its standard deviation, so that decoding bears a UNet's errors."""
 
     ignored_with: ClassVar[dict[str, str]] = {
@@ -174,11 +177,11 @@ def _start(config: AutoencoderTraining) -> AutoencoderKL:
 
 
 def main(config: AutoencoderTraining) -> dict[str, Any]:
-    """Train, then whiten the latents of the averaged weights; returns checkpoint, steps, loss and skipped images, or after a dry
-    run the plan."""
-    check(config, {"colour_weight": "[0, 1e6]", "kl_weight": "[0, 1e6]", "latent_noise": "[0, 10]"})
+    """Train, then whiten the latents of the averaged weights; returns checkpoint, steps, loss and the bad images that were left
+    out, or after a dry run the plan."""
+    check(config)
     vae = _start(config)
-    dataset = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    dataset = without_bad_images(HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), config)
     validation = validation_of(config)
     if config.colour_weight:
         amplify_faint_colours(vae, dataset.examples(64)["real"])
@@ -188,18 +191,21 @@ def main(config: AutoencoderTraining) -> dict[str, Any]:
     take(config)
     summary = {"command": "train-autoencoder", "config": as_dict(config)}
     result = fit(
-        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation
-    )
-    on_main(lambda: _finish(Path(result["checkpoint"]), config, {**summary, "steps": result["steps"], "whitened": True}))
+        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation,
+        bad_images=dataset.bad_images,
+    )  # fmt: skip
+    training = {**summary, "steps": result["steps"], "whitened": True}
+    on_main(lambda: _finish(Path(result["checkpoint"]), config, dataset.pairs, training))
     return result
 
 
-def _finish(path: Path, config: AutoencoderTraining, training: dict[str, Any]) -> None:
+def _finish(path: Path, config: AutoencoderTraining, pairs: Collection[Pair], training: dict[str, Any]) -> None:
     """Whiten the latents of a trained checkpoint, unless a run that is asked for again has done so."""
     if (read_checkpoint(path).training or {}).get("whitened"):
         return
     trained = load_vae(path)
-    views = HarmonizationDataset(replace(config.data, size=256, sizes=(), min_crop=0.5), config.run.seed + 1)
+    views, pairs = HarmonizationDataset(replace(config.data, size=256, sizes=(), min_crop=0.5), config.run.seed + 1), set(pairs)
+    views = views.only(index for index, pair in enumerate(views.pairs) if pair in pairs)
     batches = [list(range(start, start + 8)) for start in range(0, 256, 8)]
     whiten_latents(trained, (batch["composite"] for batch in make_loader(views, batches, config.data.workers)))
     save_autoencoder(trained, path, training=training, dtype=torch.float32)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from ..common.files import check_folder
 from .config import DataConfig, TrainingConfig, field_of
@@ -45,44 +47,15 @@ def _names(given: set[str], name: str) -> bool:
     return any(field == name or field.startswith(f"{name}.") for field in given)
 
 
-# Dotted field -> the interval it must lie in: [ and ] include the bound, ( and ) do not.
-RANGES = {
-    "data.size": "[32, 8192]",
-    "data.sizes": "[32, 8192]",
-    "data.weights": "(0, 1e9]",
-    "data.min_crop": "(0, 1]",
-    "data.workers": "[0, 256]",
-    "optim.learning_rate": "(0, 1e3]",
-    "optim.warmup": "[0, 1)",
-    "optim.weight_decay": "[0, 1e3]",
-    "optim.betas": "[0, 1)",
-    "optim.gradient_clip": "[0, 1e9]",
-    "optim.ema_decay": "[0, 1)",
-    "optim.batch_size": "[1, 1e6]",
-    "optim.accumulation": "[1, 1e6]",
-    "optim.epochs": "(0, 1e6]",
-    "optim.steps": "[1, 1e9]",
-    "run.seed": "[0, 1e18]",
-    "run.save_every": "[1, 1e9]",
-    "run.keep_last": "[1, 1e6]",
-    "run.validate_every": "[1, 1e9]",
-    "run.validation_images": "[1, 1e6]",
-    "run.log_every": "[1, 1e6]",
-    "run.sample_every": "[1, 1e9]",
-    "run.samples": "[1, 64]",
-}
-
-
-def check(config: TrainingConfig, ranges: dict[str, str] | None = None) -> None:
-    """Check the shared fields and the trainer's own `ranges`.
+def check(config: TrainingConfig) -> None:
+    """Check the fields that all trainers share, and that each lies in the interval that its type names.
 
     Raises: ValueError for the first field that cannot work, with what must hold; PermissionError for a run.out that cannot be
     written to.
     """
     if not config.data.roots:
         raise ValueError("data.roots must name at least one folder, got none. Pass --data.roots FOLDER.")
-    for name, interval in {**RANGES, **(ranges or {})}.items():
-        field_value = field_of(config, name)
+    for name, interval, field_value in _intervals(config):
         for value in field_value if isinstance(field_value, tuple) else (field_value,):
             if value is not None and not _inside(value, interval):
                 raise ValueError(f"{name} must lie in {interval}, got {value!r}. Choose a value from there.")
@@ -129,6 +102,16 @@ def check_one_size(data: DataConfig, where: str) -> None:
     """Refuse data.sizes where what is made of the images is computed once and kept, at one size. Raises: ValueError."""
     if data.sizes:
         raise ValueError(f"data.sizes must be left out where {where}, got {data.sizes}. Give data.size alone.")
+
+
+def _intervals(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Dotted name, interval and value of each field that names one in its type."""
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            yield from _intervals(value, f"{prefix}{name}.")
+        elif get_origin(hint) is Annotated:
+            yield f"{prefix}{name}", hint.__metadata__[0], value
 
 
 def _inside(value: float, interval: str) -> bool:

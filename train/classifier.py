@@ -13,7 +13,7 @@ import logging
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from ..common.processes import on_main, processes
 from ..common.sheets import labelled_sheet
 from .checks import check, check_one_size
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.classifier_pairs import (
     COMPOSITE_FEATURES,
     REAL_FEATURES,
@@ -80,15 +81,15 @@ class ClassifierTraining(TrainingConfig):
     alike: bool = False
     """Pass both images of a pair through the same random gains, gamma, resize and JPEG compression, so that a composite cannot be told
     by its file's history in place of its light."""
-    ranking: float = 0.0
+    ranking: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of a loss that wants each composite above its own real image, which is what selection needs; besides the paper's, which
     wants each on its side."""
-    views: int = 1
+    views: Annotated[int, "[1, 1000]"] = 1
     """Cuts of each pair whose features are cached (resnet50)."""
-    held_out: float = 0.1
+    held_out: Annotated[float, "[0, 1)"] = 0.1
     """Share of the photographs, with all composites of each, that is not trained on but reported on. 0: none. With
     run.validation-list, the photographs of that list take their place."""
-    held_out_seed: int = 0
+    held_out_seed: Annotated[int, "[0, 1e18]"] = 0
     """Which photographs these are. Not run.seed: a classifier that is trained further must not be trained on what it is reported on."""
 
     ignored_without: ClassVar[dict[str, str]] = {}
@@ -212,9 +213,10 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
     Raises: as the data set does; ValueError where a photograph would be on both sides, or a side empty.
     """
     every = ClassifierPairs(config.data, config.run.seed, alike=config.alike, batch_size=config.optim.batch_size)
+    every = without_bad_images(every, config)
     whole = {"min_crop": 1.0, "flip": False, "sizes": ()}
     if config.run.validation_list is not None:
-        first = {"roots": config.data.roots[:1], "list_file": config.run.validation_list, "list_files": (), "weights": ()}
+        first = {"roots": config.data.roots[:1], "list_file": config.run.validation_list, "list_files": (), "weights": (), "on_bad_image": "stop"}
         listed = ClassifierPairs(replace(config.data, **whole, **first), config.run.seed)
         check_apart(every.pairs, listed.pairs)
         return every, listed
@@ -227,9 +229,9 @@ def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPa
 
 
 def main(config: ClassifierTraining) -> dict[str, Any]:
-    """Train, then report on the held-out photographs; returns checkpoint, steps, loss, skipped images and `report`, or after a dry run
-    the plan."""
-    check(config, {"held_out": "[0, 1)", "held_out_seed": "[0, 1e18]", "ranking": "[0, 1e6]", "views": "[1, 1000]"})
+    """Train, then report on the held-out photographs; returns checkpoint, steps, loss, the bad images that were left out and
+    `report`, or after a dry run the plan."""
+    check(config)
     if config.run.gradient_checkpointing:
         raise ValueError("run.gradient_checkpointing must be off, since these networks have none, got True. Leave it out.")
     classifier = load_pretrained_classifier(config)
@@ -256,7 +258,7 @@ def main(config: ClassifierTraining) -> dict[str, Any]:
     summary = {"command": "train-classifier", "config": as_dict(config)}
     result = fit(
         task, dataset, optim=config.optim, run=config.run, workers=0 if frozen else config.data.workers, summary=summary,
-        validation=validation,
+        validation=validation, bad_images=images.bad_images,
     )  # fmt: skip
     report = None if held_out is None else on_main(lambda: report_held_out(Path(result["checkpoint"]), held_out, config))
     return {**result, "report": report}

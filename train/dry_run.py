@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..common.processes import on_main, processes
 from ..common.text import pluralize
@@ -20,29 +17,23 @@ from .run.resume import check_goes_on
 from .run.state import check_steps, newest_state, step_of
 from .validation import Validation
 
-logger = logging.getLogger("diffharmony")
-
 
 def dry_run(task: Task, images: HarmonizationDataset, config: TrainingConfig, validation: Validation | None, views: int = 1) -> dict[str, Any]:
     """Print the plan of a run and return it. views: samples that each pair of `images` stands for.
 
-    Memory is for each process: weights, gradients, Adam's two moments and the average counted, activations measured by one
-    forward pass over one image, of the largest size. Raises: as the run would for a folder that holds another.
+    Memory is what each process holds whatever the images: weights, gradients, Adam's two moments and the average; what a forward pass
+    keeps for the backward one comes on top. Raises: as the run would for a folder that holds another.
     """
     optim, run, state = config.optim, config.run, processes()
     steps = planned_steps(optim, len(images) * views)
     newest = on_main(lambda: _goes_on_from(config, steps))
     per_part = optim.batch_size // optim.accumulation // state.num_processes
-    size = max(config.data.sizes or (config.data.size,))
-    logger.info("measuring activations: one forward pass at %d px", size)
-    activations, precision = measure_activations(task, images.examples(1, size), run.mixed_precision)
     trainable = task.trainable()
     memory = {
         "weights": size_of([*task.parameters(), *task.buffers(), *(t for module in task.frozen() for t in module.parameters())]),
         "gradients": size_of(trainable),
         "adam": 2 * size_of(trainable),
         "ema": size_of(trainable),
-        "activations": activations * per_part,
     }
     plan = {
         "steps": steps,
@@ -61,7 +52,7 @@ def dry_run(task: Task, images: HarmonizationDataset, config: TrainingConfig, va
         "out": str(run.out),
     }
     if state.is_main_process:
-        _print(plan, config, precision)
+        _print(plan, config)
     return plan
 
 
@@ -79,47 +70,8 @@ def size_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum(storages.values())
 
 
-def measure_activations(task: Task, batch: dict[str, Any], mixed_precision: str) -> tuple[int, str]:
-    """Bytes that autograd keeps for the backward pass of a batch of one image, and the precision this was measured in.
-
-    Counted by autograd's own hooks, so that it holds for any device; with gradient checkpointing off, whose savings they
-    cannot see. What kernels need for the moment, and what an allocator wastes, comes on top.
-    """
-    device = processes().device
-    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16 if device.type == "cuda" else None}[mixed_precision]
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*task.parameters(), *task.buffers())}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    task.to(device)
-    batch = {name: value.to(device) if torch.is_tensor(value) and name != "seed" else value for name, value in batch.items()}
-    autocast = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-    with _without_checkpointing(task), autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = task(batch)  # holds the graph, so that no storage is freed and counted again
-    del loss
-    return sum(kept.values()), "float32" if dtype is None else mixed_precision
-
-
-@contextlib.contextmanager
-def _without_checkpointing(task: nn.Module):
-    modules = [module for module in task.modules() if getattr(module, "gradient_checkpointing", False)]
-    for module in modules:
-        module.gradient_checkpointing = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.gradient_checkpointing = True
-
-
-def _print(plan: dict[str, Any], config: TrainingConfig, precision: str) -> None:
+def _print(plan: dict[str, Any], config: TrainingConfig) -> None:
     optim, run, memory = config.optim, config.run, plan["bytes_per_process"]
-    bound = ", at most: measured without gradient checkpointing" if run.gradient_checkpointing else ""
     each_step = zip((plan["processes"], plan["parts_per_step"], plan["images_per_process_and_part"]), ("process", "part", "image"))
     lines = [
         ("steps", f"{plan['steps']} of {pluralize(optim.batch_size, 'image')}: {plan['epochs']:g} epochs of {plan['images']}"),
@@ -128,12 +80,11 @@ def _print(plan: dict[str, Any], config: TrainingConfig, precision: str) -> None
         ("learning rate", f"{optim.learning_rate:g}, {optim.schedule}, {plan['warmup_steps']} steps of warm-up"),
         ("parameters", f"{plan['trainable_parameters']:,} trainable of {plan['all_parameters']:,}"),
         ("validation", f"{pluralize(plan['validation_images'], 'image')} every {run.validate_every} steps" if plan["validation_images"] else "none"),
-        ("memory of each process, counted", ""),
+        ("memory of each process, activations not counted", ""),
         ("  weights", _amount(memory["weights"])),
         ("  gradients", _amount(memory["gradients"])),
         ("  Adam", _amount(memory["adam"])),
         ("  EMA", _amount(memory["ema"])),
-        ("  activations", f"{_amount(memory['activations'])}, measured in {precision} on one image{bound}"),
         ("  together", _amount(memory["together"])),
         ("goes on from", plan["goes_on_from"] or "the beginning"),
         ("writes to", plan["out"]),

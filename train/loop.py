@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from torch import nn
 from torch.utils.data import Dataset
@@ -21,7 +22,7 @@ from ..common.processes import agreed_path, on_main, processes
 from ..common.run_folder import hold, let_go
 from ..common.text import pluralize
 from .config import OptimConfig, RunConfig, planned_steps
-from .data.batches import BatchLoader, make_loader
+from .data.batches import make_loader
 from .data.sampler import BatchSampler
 from .run.accelerator import accelerated
 from .run.ema import Weights
@@ -76,22 +77,23 @@ def _generator(seed: int, stream: int) -> torch.Generator:
 
 def fit(
     task: Task, dataset: Dataset, *, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any],
-    validation: Validation | None = None,
+    validation: Validation | None = None, bad_images: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Train `task` in as many processes as accelerate was told. Its EMA weights are saved as `<run.out>/<task.checkpoint_name>`,
     those without averaging under the same name in `<run.out>/last`.
 
-    dataset: samples by counter (train/data/dataset.py). summary: goes into the checkpoint's metadata with steps and loss.
-    Returns checkpoint, steps, loss, and the bad images that were skipped. A killed run goes on from the newest state in `run.out`
-    when called again. Raises: FloatingPointError with the batch's names when the loss is not finite, and when gradients overflow
-    step after step; RuntimeError when another run is under way in `run.out`, or a process that reads images died; OSError when the
-    disk is full; ValueError for what this machine or accelerate's configuration does not go together with.
+    dataset: samples by index (train/data/dataset.py). summary: goes into the checkpoint's metadata with steps and loss.
+    bad_images: files that were left out of it. Returns checkpoint, steps, loss, and these as "skipped". A killed run goes on from the
+    newest state in `run.out` when called again.
+    Raises: FloatingPointError with the batch's names when the loss is not finite, and when gradients overflow step after step;
+    RuntimeError when another run is under way in `run.out`, or a process that reads images died; OSError when the disk is full;
+    ValueError for what this machine or accelerate's configuration does not go together with.
     """
     run.out.mkdir(parents=True, exist_ok=True)
     on_main(lambda: hold(run.out))
     try:
         with accelerated(optim, run) as accelerator:
-            return _fit(accelerator, task, dataset, optim, run, workers, summary, validation)
+            steps, loss = _fit(accelerator, task, dataset, optim, run, workers, summary, validation)
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
@@ -102,12 +104,19 @@ def fit(
         ) from error
     finally:
         let_go(run.out)
+    checkpoint = str(run.out / task.checkpoint_name)
+    if processes().is_main_process:
+        facts = [pluralize(steps, "step"), *([f"loss {loss:.5g}"] if loss is not None else [])]
+        facts += [f"{pluralize(len(bad_images), 'bad image')} skipped"] if bad_images else []
+        logger.info("Wrote %s (%s)", checkpoint, ", ".join(facts))
+    return {"checkpoint": checkpoint, "steps": steps, "loss": loss, "skipped": list(bad_images)}
 
 
 def _fit(
     accelerator: Accelerator, task: Task, dataset: Dataset, optim: OptimConfig, run: RunConfig, workers: int, summary: dict[str, Any],
     validation: Validation | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> tuple[int, float | None]:  # fmt: skip
+    """The steps taken, and the smoothed loss (None without a step)."""
     set_seed(run.seed)
     steps = planned_steps(optim, len(dataset))
     weights = Weights(task, accelerator, run.mixed_precision)
@@ -118,9 +127,9 @@ def _fit(
     task.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(task, optimizer)
     weights.begin(prepared, optimizer, optim.ema_decay)
-    parts = (weights.placement, schedule, weights.ema, accelerator.scaler)
+    parts = (weights, schedule, accelerator.scaler)
     before = _restore(run, parts, steps, len(dataset))
-    step, skipped = before["step"], set(before["skipped"])
+    step = before["step"]
     batches = BatchSampler(
         batch_size=optim.batch_size, steps=steps, first_step=step, accumulation=optim.accumulation,
         rank=accelerator.process_index, processes=accelerator.num_processes,
@@ -167,34 +176,18 @@ def _fit(
             if save:
                 training = {**summary, "step": step, "loss": log.smooth, "seconds": round(time.monotonic() - started, 1)}
                 weights.save(run.out / task.checkpoint_name, training)
-                skipped |= _skipped(loader, dataset)
-                state = {
-                    **collect(step, *parts, keep=accelerator.is_main_process), "images": len(dataset), "skipped": sorted(skipped),
-                }  # fmt: skip
+                state = {**collect(step, *parts, keep=accelerator.is_main_process), "images": len(dataset)}
                 if accelerator.is_main_process:
                     write_state(run.out, state, run.keep_last)
             if show or save:
                 accelerator.wait_for_everyone()
-    loss = None if math.isnan(log.smooth) else log.smooth
-    result = {"checkpoint": str(run.out / task.checkpoint_name), "steps": step, "loss": loss, "skipped": sorted(skipped)}
-    if accelerator.is_main_process:
-        _tell(**result)
-    return result
-
-
-def _tell(checkpoint: str, steps: int, loss: float | None, skipped: list[str]) -> None:
-    if skipped:
-        logger.warning("skipped %s of the data set, the first: %s", pluralize(len(skipped), "bad image"), skipped[0])
-    facts = [pluralize(steps, "step"), *([f"loss {loss:.5g}"] if loss is not None else [])]
-    facts += [f"{pluralize(len(skipped), 'bad image')} skipped"] if skipped else []
-    logger.info("Wrote %s (%s)", checkpoint, ", ".join(facts))
+    return step, None if math.isnan(log.smooth) else log.smooth
 
 
 def _restore(run: RunConfig, parts: tuple, steps: int, images: int) -> dict[str, Any]:
-    """Go on from the newest state, the same in every process. Returns what it tells besides: "step" and "skipped", 0 and none without
-    a state."""
+    """Go on from the newest state, the same in every process. Returns what it tells besides: "step", 0 without a state, and "images"."""
     path = agreed_path(on_main(lambda: newest_state(run.out)))
-    state = {"step": 0, "skipped": [], "images": images, **(read_state(path, *parts) if path else {})}
+    state = {"step": 0, "images": images, **(read_state(path, *parts) if path else {})}
     check_steps(state["step"], steps, run.out)
     on_main(lambda: clear_log_after(run.out / "log.jsonl", state["step"]))
     if path and processes().is_main_process:
@@ -209,9 +202,3 @@ def _restore(run: RunConfig, parts: tuple, steps: int, images: int) -> dict[str,
 
 def _part_seed(seed: int, step: int, part: int, process: int) -> int:
     return int(np.random.SeedSequence((seed, step, part, process)).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _skipped(loader: BatchLoader, dataset: Dataset) -> set[str]:
-    """The bad images that were passed over since this process was started, in any process."""
-    paths = [str(path) for path in loader.skipped] + [str(path) for path, _ in getattr(dataset, "skipped", ())]
-    return set(gather_object(paths))

@@ -1,6 +1,6 @@
 """What a training run begins from: a local folder or file, or a model on the Hub.
 
-DirectoryIndex: a diffusers VAE or UNet, or a pipeline that holds one. Files: ours, or Stable Diffusion 1.x checkpoints in the original
+Folders: a diffusers VAE or UNet, or a pipeline that holds one. Files: ours, or Stable Diffusion 1.x checkpoints in the original
 key layout (.safetensors, .ckpt). On the Hub: `owner/name`, `owner/name:folder`, `owner/name:file.safetensors`.
 """
 

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from ..refinement import HarmonyRefinement, load_refinement, save_refinement
 from ..refinement.stage import mask_to_stage_size, to_stage_size
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.batches import Crop
+from .data.crops import read_crop
 from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit
@@ -73,11 +75,11 @@ class RefinementTraining(TrainingConfig):
     init: Path | None = None
     """A refinement model to train further, folder or file; without it one is made from `architecture`."""
     architecture: RefinementArchitecture = field(default_factory=RefinementArchitecture)
-    sampling_steps: int = 5
+    sampling_steps: Annotated[int, "[1, 1000]"] = 5
     """Steps of `unet`."""
     loss: Literal["squared", "l1"] = "squared"
     """squared: the authors' code."""
-    foreground_weight: float = 0.0
+    foreground_weight: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of the foreground's own error, besides the whole image's."""
 
     ignored_without: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_without, "sampling_steps": "unet"}
@@ -111,7 +113,7 @@ class HarmonizedDataset(HarmonizationDataset):
     """HarmonizationDataset whose `composite` has six channels: the composite, then the harmonized image of a folder, cut alike.
 
     beside: pairs of another data set, whose harmonized images lie in the same folder.
-    Raises: FileNotFoundError when the folder is missing, or an image in it, unless bad images are skipped; ValueError where one image
+    Raises: FileNotFoundError when the folder is missing, or an image in it, unless bad images are left out; ValueError where one image
     would be that of two composites; BadImage (when read) for one that is damaged, or not of its composite's size.
     """
 
@@ -128,14 +130,15 @@ class HarmonizedDataset(HarmonizationDataset):
             )
         # where there is none, the path is one that reading it will name
         paths = [folder / (name or f"{pair.composite.stem}.png") for pair, name in zip(self.pairs, found)]
-        self._harmonized = copy.copy(self)
-        self._harmonized.pairs = [dataclasses.replace(pair, composite=path) for pair, path in zip(self.pairs, paths)]
+        self._harmonized = {pair: path for pair, path in zip(self.pairs, paths)}
 
-    def _read(self, index: int, rng: np.random.Generator, size: int) -> Crop:
+    def read(self, pair: int, rng: np.random.Generator, size: int) -> Crop:
         same_draws = copy.deepcopy(rng)
-        crop = super()._read(index, rng, size)
+        crop = super().read(pair, rng, size)
         # read as the pair's composite, with the same draws, it is cut and mirrored as the composite is
-        harmonized = HarmonizationDataset._read(self._harmonized, index, same_draws, size).composite
+        files = self.pairs[pair]
+        as_composite = dataclasses.replace(files, composite=self._harmonized[files])
+        harmonized = read_crop(as_composite, size, min_crop=self.config.min_crop, flip=self.config.flip, rng=same_draws)[0]
         return crop._replace(composite=torch.cat([crop.composite, harmonized]))
 
 
@@ -249,16 +252,18 @@ def load_data(config: RefinementTraining) -> tuple[HarmonizationDataset, Validat
     """What is trained on, and what is validated on, with the harmonized images where a folder has them. Raises as the data sets do."""
     validation = validation_of(config)
     if config.harmonized is None:
-        return HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), validation
+        dataset = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+        return without_bad_images(dataset, config), validation
     dataset = HarmonizedDataset(config.data, config.run.seed, config.harmonized, batch_size=config.optim.batch_size)
+    dataset = without_bad_images(dataset, config)
     if validation is not None:
         validation.dataset = HarmonizedDataset(validation.dataset.config, config.run.seed, config.harmonized, beside=dataset.pairs)
     return dataset, validation
 
 
 def main(config: RefinementTraining) -> dict[str, Any]:
-    """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
-    check(config, {"sampling_steps": "[1, 1000]", "foreground_weight": "[0, 1e6]"})
+    """Train; returns checkpoint, steps, loss and the bad images that were left out, or after a dry run the plan."""
+    check(config)
     vae, unet = load_harmonizer(config)
     model = load_refinement(config.init) if config.init else make_refinement(config.architecture, config.run.seed)
     dataset, validation = load_data(config)
@@ -270,8 +275,9 @@ def main(config: RefinementTraining) -> dict[str, Any]:
     take(config)
     summary = {"command": "train-refinement", "config": as_dict(config)}
     return fit(
-        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation
-    )
+        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation,
+        bad_images=dataset.bad_images,
+    )  # fmt: skip
 
 
 def _harmonized_images(folder: Path, pairs: Sequence[Pair]) -> list[str | None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -23,6 +23,7 @@ from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample
 from ..diffusion.unet import attach, save_unet
 from .checks import check, check_one_size
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.dataset import HarmonizationDataset
 from .data.latents import cache_latents
 from .dry_run import dry_run
@@ -69,15 +70,15 @@ class UNetTraining(TrainingConfig):
     """What the UNet predicts. None: as `init` does, and epsilon (SPEC eq. 1) from scratch."""
     foreground_weighted: bool = True
     """Weight the loss to the foreground, as the authors' code does; off for the plain mean of eq. 1."""
-    background_weight: float = 0.0
+    background_weight: Annotated[float, "[0, 1]"] = 0.0
     """Weight of pixels outside the mask when weighted to the foreground."""
-    sampled_timesteps: float = 0.0
+    sampled_timesteps: Annotated[float, "[0, 1]"] = 0.0
     """Share of training timesteps drawn from the five that sampling visits; the rest is uniform."""
-    own_predictions: float = 0.0
+    own_predictions: Annotated[float, "[0, 1]"] = 0.0
     """Share of the samples below t = 999 whose noisy latent is built on the UNet's own prediction at 999 in place of the target's
     latent, as sampling builds it; their loss is that of the predicted latent. Keeps the few steps from taking their own errors
     for evidence."""
-    cached_views: int = 0
+    cached_views: Annotated[int, "[0, 1000]"] = 0
     """Cuts of each pair whose latents are computed once and kept; 0 encodes every image anew."""
 
     ignored_without: ClassVar[dict[str, str]] = {
@@ -254,13 +255,14 @@ def load_start(config: UNetTraining) -> UNet2DConditionModel:
 
 
 def main(config: UNetTraining) -> dict[str, Any]:
-    """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
-    check(config, {"background_weight": "[0, 1]", "sampled_timesteps": "[0, 1]", "own_predictions": "[0, 1]", "cached_views": "[0, 1000]"})
+    """Train; returns checkpoint, steps, loss and the bad images that were left out, or after a dry run the plan."""
+    check(config)
     if config.cached_views:
         check_one_size(config.data, f"latents are cached (cached_views {config.cached_views}; 0 caches none)")
     vae = load_pretrained_vae(config.vae, "vae").requires_grad_(False)
     unet = load_start(config).requires_grad_(True).train()
-    dataset = images = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    images = without_bad_images(HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), config)
+    dataset = images
     validation = validation_of(config)
     if config.run.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -278,5 +280,5 @@ def main(config: UNetTraining) -> dict[str, Any]:
     summary = {"command": "train-unet", "config": as_dict(config)}
     return fit(
         task, dataset, optim=config.optim, run=config.run, workers=0 if config.cached_views else config.data.workers, summary=summary,
-        validation=validation,
+        validation=validation, bad_images=images.bad_images,
     )  # fmt: skip

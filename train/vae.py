@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -19,6 +19,7 @@ from ..diffusion.sampler import sample_latents
 from ..harmony_vae import HarmonyVAE, save_harmony_vae
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
+from .data.bad_images import without_bad_images
 from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit, sample_noise, sample_uniform
@@ -45,13 +46,13 @@ class HarmonyVAETraining(TrainingConfig):
     E_c and D, NaN for E_c only); the conditional decode then does not begin as the plain one."""
     loss: Literal["squared", "l1"] = "squared"
     """squared: the paper. l1: the authors' code."""
-    foreground_weight: float = 0.0
+    foreground_weight: Annotated[float, "[0, 1e6]"] = 0.0
     """Weight of the foreground's own error, besides the whole image's."""
-    latent_noise: float = 0.0
+    latent_noise: Annotated[float, "[0, 10]"] = 0.0
     """Largest noise on the latent, in units of its standard deviation; each sample draws its own amount from 0 up to it."""
     unet: str | None = None
     """UNet of the same direction whose own latents z0' take the place of E(target) in some samples: a folder, file or Hub id."""
-    unet_share: float = 0.5
+    unet_share: Annotated[float, "[0, 1]"] = 0.5
     """Share of the samples for which `unet` is used, when it is given."""
 
     ignored_without: ClassVar[dict[str, str]] = {**TrainingConfig.ignored_without, "unet_share": "unet"}
@@ -157,11 +158,11 @@ def example_batch(dataset: HarmonizationDataset, count: int) -> dict[str, torch.
 
 
 def main(config: HarmonyVAETraining) -> dict[str, Any]:
-    """Train; returns checkpoint, steps, loss and skipped images, or after a dry run the plan."""
-    check(config, {"foreground_weight": "[0, 1e6]", "latent_noise": "[0, 10]", "unet_share": "[0, 1]"})
+    """Train; returns checkpoint, steps, loss and the bad images that were left out, or after a dry run the plan."""
+    check(config)
     vae = load_pretrained_harmony_vae(config.init, config.initialization, config.run.seed)
     unet = sampling_unet(config.unet, config.direction) if config.unet else None
-    dataset = HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size)
+    dataset = without_bad_images(HarmonizationDataset(config.data, config.run.seed, batch_size=config.optim.batch_size), config)
     validation = validation_of(config)
     if config.run.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
@@ -171,5 +172,6 @@ def main(config: HarmonyVAETraining) -> dict[str, Any]:
     take(config)
     summary = {"command": "train-vae", "config": as_dict(config)}
     return fit(
-        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation
-    )
+        task, dataset, optim=config.optim, run=config.run, workers=config.data.workers, summary=summary, validation=validation,
+        bad_images=dataset.bad_images,
+    )  # fmt: skip

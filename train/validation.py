@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch.utils.data import default_collate
 from tqdm.auto import tqdm
 
@@ -67,11 +68,9 @@ def validate(validation: Validation, weights: Weights, accelerator: Accelerator)
             found = {"loss": task(moved).expand(len(indices)), **task.measure(moved)}
             for name, values in found.items():
                 totals[name] = totals.get(name, 0.0) + values.double().sum().item()
-    if accelerator.num_processes > 1:
-        shares: list[Any] = [None] * accelerator.num_processes
-        torch.distributed.all_gather_object(shares, totals)
-        totals = {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
-    return {name: total / len(validation.indices) for name, total in totals.items()}
+    shares = gather_object([totals])
+    names = dict.fromkeys(name for share in shares for name in share)  # a process may have had no images
+    return {name: sum(share.get(name, 0.0) for share in shares) / len(validation.indices) for name in names}
 
 
 def psnr(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,20 +10,17 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ...dataset.pairs import BadImage
 
-logger = logging.getLogger("diffharmony")
 IMAGES = ("composite", "real")
 
 
 class Crop(NamedTuple):
-    """A sample as it is read: composite, real [3,S,S] uint8, mask [1,S,S] uint8 in {0,1}, and the bad images (path, why) that
-    it was read in place of."""
+    """A sample as it is read: composite, real [3,S,S] uint8, mask [1,S,S] uint8 in {0,1}."""
 
     composite: torch.Tensor
     real: torch.Tensor
     mask: torch.Tensor
     seed: int
     name: str
-    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def to_uint8_batch(crops: list[Crop]) -> dict[str, Any]:
@@ -34,14 +30,13 @@ def to_uint8_batch(crops: list[Crop]) -> dict[str, Any]:
         **{name: default_collate([getattr(crop, name) for crop in crops]) for name in (*IMAGES, "mask")},
         "seed": torch.tensor([crop.seed for crop in crops]),
         "name": [crop.name for crop in crops],
-        "skipped": [skipped for crop in crops for skipped in crop.skipped],
     }
 
 
 def to_float_batch(packed: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
     """A packed batch as tasks take it: composite, real [B,3,S,S] float32 in [-1,1], mask [B,1,S,S] float32 in {0,1}; other
-    tensors but `seed`, which stays on the CPU, float32 too; `skipped`, the paths of bad images."""
-    batch = dict(packed, skipped=[path for path, _ in packed.get("skipped", ())])
+    tensors but `seed`, which stays on the CPU, float32 too."""
+    batch = dict(packed)
     for name, value in packed.items():
         if torch.is_tensor(value) and name != "seed":
             value = value.to(device, non_blocking=True)
@@ -55,14 +50,12 @@ def to_float_batch(packed: dict[str, Any], device: torch.device | None = None) -
 class BatchLoader:
     """The batches of a dataset, read by other processes ahead of time.
 
-    The dataset makes them by `pack(counters)` (see `to_uint8_batch` above), or is one of single samples, which are then collated.
-    Iterating raises BadImage for an image that cannot be read, unless the dataset skips it; then it is warned of once, and
-    `skipped` has it: path -> why.
+    The dataset makes them by `pack(indices)` (see `to_uint8_batch` above), or is one of single samples, which are then collated.
+    Iterating raises BadImage for an image that cannot be read.
     """
 
     def __init__(self, dataset: Dataset, batches: Iterable[list[int]], workers: int, device: torch.device | None = None):
         self.device = device
-        self.skipped: dict[str, str] = {}
         self._loader = DataLoader(
             _Packed(dataset), sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -75,10 +68,6 @@ class BatchLoader:
         for packed in self._loader:
             if "bad_image" in packed:
                 raise BadImage(*packed["bad_image"])
-            for path, why in packed.get("skipped", ()):
-                if path not in self.skipped:
-                    logger.warning("skipping an image of the data set: %s", why)
-                    self.skipped[path] = why
             yield to_float_batch(packed, self.device)
 
 
@@ -88,11 +77,11 @@ class _Packed(Dataset):
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
-    def __getitem__(self, counters: list[int]) -> dict[str, Any]:
+    def __getitem__(self, indices: list[int]) -> dict[str, Any]:
         if not hasattr(self.dataset, "pack"):
-            return default_collate([self.dataset[counter] for counter in counters])
+            return default_collate([self.dataset[index] for index in indices])
         try:
-            return self.dataset.pack(counters)
+            return self.dataset.pack(indices)
         except BadImage as error:
             return {"bad_image": (error.path, str(error))}
 

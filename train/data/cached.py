@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,52 +9,45 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ...common.devices import keep_freed_memory
 from ...common.files import written_whole
-from .batches import make_loader, to_uint8_batch
-from .dataset import TRIES, HarmonizationDataset
+from .batches import Crop, make_loader, to_uint8_batch
+from .dataset import HarmonizationDataset
 from .sampler import ShuffledSampler
 
 logger = logging.getLogger("diffharmony")
 
 
 class CachedDataset(Dataset):
-    """Training samples by counter, as HarmonizationDataset's, but of what was made of the images.
+    """Training samples by index, as HarmonizationDataset's, but of what was made of the images.
 
-    Gives each of `tensors` as float32, `seed`, `name`; `pack` gives them many at once, as they are stored. replaced: the rows that
-    stand in for bad images, and which these are (path, why).
+    Gives each of `tensors` as float32, `seed`, `name`; `pack` gives them many at once, as they are stored.
     """
 
-    def __init__(
-        self, tensors: dict[str, torch.Tensor], names: list[str], seed: int, stream: ShuffledSampler,
-        replaced: Iterable[int] = (), skipped: Iterable[tuple[str, str]] = (),
-    ):  # fmt: skip
+    def __init__(self, tensors: dict[str, torch.Tensor], names: list[str], seed: int, stream: ShuffledSampler):
         self.tensors, self.names, self.seed = tensors, names, seed
-        self.replaced, self.skipped = frozenset(replaced), list(skipped)
         self._stream = stream
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, counter: int) -> dict[str, torch.Tensor | int | str]:
-        packed = self.pack([counter])
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int | str]:
+        packed = self.pack([index])
         return {**{name: packed[name][0].float() for name in self.tensors}, "seed": int(packed["seed"]), "name": packed["name"][0]}
 
-    def pack(self, counters: Iterable[int]) -> dict[str, Any]:
-        """The samples of these counters, packed (train/data/batches.py)."""
-        counters = list(counters)
-        rows = [self._stream[counter] for counter in counters]
-        seeds = [int(np.random.default_rng((self.seed, 1, counter)).integers(2**62)) for counter in counters]
+    def pack(self, indices: Iterable[int]) -> dict[str, Any]:
+        """The samples of these indices, packed (train/data/batches.py)."""
+        indices = list(indices)
+        rows = [self._stream[index] for index in indices]
+        seeds = [int(np.random.default_rng((self.seed, 1, index)).integers(2**62)) for index in indices]
         return {
             **{name: tensor[rows] for name, tensor in self.tensors.items()},
             "seed": torch.tensor(seeds),
             "name": [self.names[row] for row in rows],
-            "skipped": [] if self.replaced.isdisjoint(rows) else self.skipped,
         }
 
 
@@ -68,15 +60,11 @@ class Views(Dataset):
     def __len__(self) -> int:
         return len(self.dataset.pairs) * self.views
 
-    def names(self, rows: Iterable[int]) -> list[str]:
-        return [str(self.dataset.pairs[row // self.views].composite) for row in rows]
-
     def pack(self, rows: Iterable[int]) -> dict[str, Any]:
         return to_uint8_batch([self._crop(*divmod(row, self.views)) for row in rows])
 
-    def _crop(self, pair: int, view: int):
-        pairs = ((pair + try_) % len(self.dataset) for try_ in range(TRIES))
-        return self.dataset.first_readable(pairs, (self.dataset.seed, 2, pair, view), self.dataset.config.size)
+    def _crop(self, pair: int, view: int) -> Crop:
+        return self.dataset.read(pair, np.random.default_rng((self.dataset.seed, 2, pair, view)), self.dataset.config.size)
 
 
 @torch.no_grad()
@@ -93,18 +81,14 @@ def cached(
         logger.info("reading %s from %s", *_words(path))
     else:
         _write(path, views, compute, device, batch_size)
-    names = views.names(range(len(views)))
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        replaced, skipped = (json.loads(file.metadata()[name]) for name in ("replaced", "skipped"))
-    for row, name in replaced.items():
-        names[int(row)] = name
-    return CachedDataset(tensors, names, seed, stream, map(int, replaced), map(tuple, skipped))
+    names = [str(pair.composite) for pair in views.dataset.pairs for _ in range(views.views)]
+    return CachedDataset(load_file(path), names, seed, stream)
 
 
 def files_of(dataset: HarmonizationDataset) -> list[tuple[str, int, int]]:
     """Path, size and time of change of every image, for a fingerprint."""
-    return [(str(path), *_stamp(path)) for pair in dataset.pairs for path in (pair.composite, pair.mask, pair.real)]
+    files = (path for pair in dataset.pairs for path in (pair.composite, pair.mask, pair.real))
+    return [(str(path), status.st_size, status.st_mtime_ns) for path, status in ((path, path.stat()) for path in files)]
 
 
 def crop_settings(dataset: HarmonizationDataset) -> dict[str, str]:
@@ -116,26 +100,14 @@ def _write(path: Path, views: Views, compute, device: torch.device, batch_size: 
     if device.type == "cpu":
         keep_freed_memory()
     parts: dict[str, list[torch.Tensor]] = {}
-    replaced: dict[int, str] = {}
     batches = [list(range(start, min(start + batch_size, len(views)))) for start in range(0, len(views), batch_size)]
     loader = make_loader(views, batches, views.dataset.config.workers, device)
-    for rows, batch in zip(batches, tqdm(loader, desc=_words(path)[0], unit="batch", dynamic_ncols=True)):
+    for batch in tqdm(loader, desc=_words(path)[0], unit="batch", dynamic_ncols=True):
         for name, values in compute(batch).items():
             parts.setdefault(name, []).append(values.half().cpu())
-        replaced.update({row: name for row, name, listed in zip(rows, batch["name"], views.names(rows)) if name != listed})
-    tensors = {name: torch.cat(pieces).contiguous() for name, pieces in parts.items()}
-    metadata = {"replaced": json.dumps(replaced), "skipped": json.dumps(list(loader.skipped.items()))}
     with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file({name: torch.cat(pieces).contiguous() for name, pieces in parts.items()}, temporary)
 
 
 def _words(path: Path) -> tuple[str, Path]:
     return path.name.partition("-")[0], path
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except FileNotFoundError:  # its pair is skipped
-        return 0, 0
-    return status.st_size, status.st_mtime_ns

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from ..config import DataConfig
 from .batches import Crop, make_loader
 from .cached import CachedDataset, Views, cached, crop_settings, files_of
 from .dataset import HarmonizationDataset
-from .sampler import ShuffledSampler
 
 COMPOSITE_FEATURES, REAL_FEATURES = "composite_features", "real_features"
 JPEG_QUALITY = (40, 96)
@@ -32,7 +29,7 @@ LARGEST_GAMMA = 0.25  # the same way
 
 
 class ClassifierPairs(HarmonizationDataset):
-    """HarmonizationDataset that can be cut down to some of its pairs, and with `alike` treats both images of a pair alike.
+    """HarmonizationDataset that with `alike` treats both images of a pair alike.
 
     A composite's file has a history of its own: recoloured from 8 bits, perhaps compressed once more than the real image, or saved in
     another format. A classifier finds that sooner than the light. With `alike` both images of a pair pass through the same gains and
@@ -43,26 +40,8 @@ class ClassifierPairs(HarmonizationDataset):
         super().__init__(config, seed, batch_size=batch_size)
         self.alike = alike
 
-    def only(self, indices: Iterable[int], **changes: Any) -> ClassifierPairs:
-        """The same data set with these of its pairs, in their order, and `changes` of its config.
-
-        Raises: ValueError where a root has none left.
-        """
-        indices, part = sorted(indices), copy.copy(self)
-        edges = np.cumsum((0, *self.lengths))
-        part.lengths = tuple(int(count) for count in np.histogram(indices, edges)[0])
-        if 0 in part.lengths:
-            root = self.config.roots[part.lengths.index(0)]
-            raise ValueError(
-                f"each of data.roots must keep photographs on both sides of the split, got none of {root}. Change held_out."
-            )
-        part.config = replace(self.config, **changes)
-        part.pairs = [self.pairs[index] for index in indices]
-        part._stream = ShuffledSampler(part.lengths, self.seed, part.config.weights)
-        return part
-
-    def _read(self, index: int, rng: np.random.Generator, size: int) -> Crop:
-        crop = super()._read(index, rng, size)
+    def read(self, pair: int, rng: np.random.Generator, size: int) -> Crop:
+        crop = super().read(pair, rng, size)
         return augment_jointly(crop, rng) if self.alike else crop
 
 

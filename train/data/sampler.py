@@ -1,4 +1,4 @@
-"""The order of the samples: endless shuffled streams, read by counter, and the counters of each process's batches."""
+"""The order of the samples: endless shuffled streams, read by index, and the indices of each process's batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 class ShuffledSampler:
     """Endless passes over the items of several sets of `lengths`, mixed by `weights`; items count on from set to set.
 
-    The item at a counter depends on (seed, counter) only. Every sum(lengths) counters are an epoch: each set has its share of
+    The item at an index depends on (seed, index) only. Every sum(lengths) indices are an epoch: each set has its share of
     it, to the nearest item, at random places, and goes through its own items in passes, each in an order of its own. Without
     weights a set's share is its length, so that an epoch is every item once.
     Raises: ValueError for weights that do not fit.
@@ -35,9 +35,9 @@ class ShuffledSampler:
         self._edges = [Fraction(sum(shares[:count]), sum(shares)) for count in range(len(shares) + 1)]
         self._epochs: dict[int, np.ndarray] = {}
 
-    def __getitem__(self, counter: int) -> int:
-        """The item at position `counter` of the stream."""
-        epoch, position = divmod(counter, self.length)
+    def __getitem__(self, index: int) -> int:
+        """The item at position `index` of the stream."""
+        epoch, position = divmod(index, self.length)
         if epoch not in self._epochs:
             # two are kept: a batch may lie across the border
             self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: self._order(epoch)}
@@ -64,9 +64,9 @@ class ShuffledSampler:
 
 
 class BatchSampler:
-    """Batch sampler: the counters of this process's share of every part of every step from `first_step` on.
+    """Batch sampler: the indices of this process's share of every part of every step from `first_step` on.
 
-    A step's `batch_size` counters are cut into `accumulation` parts, and each part over `processes`.
+    A step's `batch_size` indices are cut into `accumulation` parts, and each part over `processes`.
     """
 
     def __init__(self, *, batch_size: int, steps: int, first_step: int = 0, accumulation: int = 1, rank: int = 0, processes: int = 1):

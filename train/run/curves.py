@@ -6,8 +6,6 @@ import json
 import math
 from pathlib import Path
 
-from ...common.files import written_whole
-
 
 def smoothed(values: list[float], start: float = math.nan) -> list[float]:
     """The running mean of `values`, each of weight 0.02, going on from `start`."""
@@ -22,15 +20,15 @@ def smoothed(values: list[float], start: float = math.nan) -> list[float]:
 def draw_curve(log: Path, picture: Path) -> None:
     """Draw what `log` (one JSON object a line) holds into `picture`: losses by step, raw and smoothed, and where there are any,
     validation losses beside them and PSNR below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from ...common.plots import save_figure
 
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     trained, loss, psnr = (
         [(row["step"], row[name]) for row in rows if name in row] for name in ("loss", "validation_loss", "validation_psnr")
     )
-    figure = Figure(figsize=(7, 6 if psnr else 4))
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(7, 6 if psnr else 4), dpi=110)
     panels = figure.subplots(2 if psnr else 1, sharex=True, squeeze=False)[:, 0]
     steps, values = [step for step, _ in trained], [value for _, value in trained]
     panels[0].plot(steps, values, color="tab:blue", alpha=0.25, linewidth=0.8, label="loss")
@@ -46,5 +44,4 @@ def draw_curve(log: Path, picture: Path) -> None:
     for panel in panels:
         panel.grid(alpha=0.3)
     panels[-1].set(xlabel="step")
-    with written_whole(picture) as temporary:
-        figure.savefig(temporary, dpi=110)
+    save_figure(figure, picture)

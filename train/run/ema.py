@@ -14,7 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from .accelerator import compute_in, is_sharded
-from .sharding import Placement
+from .sharding import whole
 
 
 class Weights:
@@ -34,13 +34,12 @@ class Weights:
 
     def begin(self, prepared: nn.Module, optimizer: Any, decay: float) -> None:
         """prepared, optimizer: what `accelerator.prepare` returned."""
-        self.parameters = self.task.trainable()
-        self.placement = Placement(self.parameters, optimizer)
-        self.ema = EMAModel(self.placement.held(), decay=decay, foreach=True)
+        self.parameters, self.optimizer = self.task.trainable(), optimizer
+        self.ema = EMAModel(self.parameters, decay=decay, foreach=True)
 
     def average(self) -> None:
         """Move the average on by a step."""
-        self.ema.step(self.placement.held())
+        self.ema.step(self.parameters)
 
     @contextmanager
     def shown(self, *, averaged: bool) -> Iterator[nn.Module | None]:
@@ -66,10 +65,10 @@ class Weights:
                 self.ema.restore(self.parameters)
 
     def _shown_whole(self, averaged: bool) -> Iterator[nn.Module | None]:
-        for index, tensor in enumerate(self.ema.shadow_params if averaged else self.placement.held()):
-            whole = self.placement.whole(index, tensor)
+        for index, tensor in enumerate(self.ema.shadow_params if averaged else self.parameters):
+            gathered = whole(tensor)  # by all processes
             if self._whole is not None:
-                self._whole.trainable()[index].copy_(whole)
+                self._whole.trainable()[index].copy_(gathered)
         if self._whole is None:
             yield None
             return

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from ...common.files import read_json, written_whole
 from ...common.processes import on_main
-from ...common.run_folder import clear_unfinished, hold, let_go
+from ...common.run_folder import check_same, clear_unfinished, hold, let_go
 from ..config import TrainingConfig, as_dict
 from .state import states_of
 
@@ -57,40 +55,15 @@ def check_goes_on(config: TrainingConfig) -> None:
     if not config.run.resume:
         raise FileExistsError(f"run.out must hold no state when run.resume is off, got {states[-1]}. Choose another folder, or resume.")
     if (out / CONFIG).is_file():
-        before, now = _with_new_fields(read_json(out / CONFIG), config), as_dict(config)
-        if now["data"]["list_files"]:  # beside which list_file does nothing
-            before["data"]["list_file"] = now["data"]["list_file"]
-        _check_same(before, now, out)
+        now = _flat(as_dict(config))
+        # the class's own values are those of fields that were not there when it was saved
+        before = {**_flat(as_dict(type(config)())), **_flat(read_json(out / CONFIG))}
+        check_same(before, now, out, "run.out", FREE | ({"data.list_file"} if config.data.list_files else set()))
 
 
-def _with_new_fields(before: dict[str, Any], config: Any) -> dict[str, Any]:
-    """A saved config with the defaults of the fields that were not there when it was saved."""
-    filled = dict(before)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            filled[field.name] = _with_new_fields(before.get(field.name, {}), value)
-        elif field.name not in before:
-            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
-            filled[field.name] = json.loads(json.dumps(default, default=str))
-    return filled
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path, prefix: str = "") -> None:
-    for name in sorted(before.keys() | now.keys()):
-        old, new, dotted = before.get(name), now.get(name), prefix + name
-        if isinstance(old, dict) and isinstance(new, dict):
-            _check_same(old, new, out, f"{dotted}.")
-        elif dotted not in FREE and not _same(old, new):
-            raise ValueError(
-                f"{dotted} must be {old!r} to go on with the run in {out}, got {new!r}. Choose another run.out, or go on with the same settings."
-            )
-
-
-def _same(old: Any, new: Any) -> bool:
-    """Whether two values of a saved config say the same. One place has several spellings: relative, absolute, through a link."""
-    if isinstance(old, list) and isinstance(new, list):
-        return len(old) == len(new) and all(map(_same, old, new))
-    if isinstance(old, str) and isinstance(new, str):
-        return old == new or Path(old).resolve() == Path(new).resolve()
-    return old == new
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from ...common.files import not_written, written_whole
-from .sharding import Placement
+from .ema import Weights
+from .sharding import load_optimizer, optimizer_state, part, whole
 
 logger = logging.getLogger("diffharmony")
 
 
-def collect(step: int, placement: Placement, schedule, ema, scaler=None, *, keep: bool = True) -> dict[str, Any]:
+def collect(step: int, weights: Weights, schedule, scaler=None, *, keep: bool = True) -> dict[str, Any]:
     """Everything that the next steps depend on, besides the config, with whole tensors on the CPU, however they are spread. Every
     process must call this; those that write nothing need not `keep` the tensors."""
 
@@ -25,14 +26,14 @@ def collect(step: int, placement: Placement, schedule, ema, scaler=None, *, keep
         return tensor.cpu() if keep else None
 
     def gathered(tensors: list[torch.Tensor]) -> list[torch.Tensor | None]:
-        return [kept(placement.whole(index, tensor)) for index, tensor in enumerate(tensors)]
+        return [kept(whole(tensor)) for tensor in tensors]
 
     return {
         "step": step,
-        "parameters": gathered(placement.held()),
-        "optimizer": placement.optimizer_state(kept),
+        "parameters": gathered(weights.parameters),
+        "optimizer": optimizer_state(weights.optimizer, kept),
         "schedule": schedule.state_dict(),
-        "ema": {**ema.state_dict(), "shadow_params": gathered(ema.shadow_params)},
+        "ema": {**weights.ema.state_dict(), "shadow_params": gathered(weights.ema.shadow_params)},
         "scaler": None if scaler is None else scaler.state_dict(),
     }
 
@@ -96,23 +97,25 @@ def check_whole(path: Path) -> None:
     torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def read_state(path: Path, placement: Placement, schedule, ema, scaler=None) -> dict[str, Any]:
+def read_state(path: Path, weights: Weights, schedule, scaler=None) -> dict[str, Any]:
     """Load a state into the given objects, spread as they are, and return what is left of it. Raises: ValueError when it is another
     model's."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     shapes = [list(tensor.shape) for tensor in state["parameters"]]
-    if shapes != placement.shapes():
+    parameters = weights.parameters
+    if shapes != [list(parameter.shape) for parameter in parameters]:
         raise ValueError(f"{path} must hold a state of this model, got {len(shapes)} parameters that do not fit. Choose another run.out.")
-    for index, whole in enumerate(state["parameters"]):
-        placement.set_parameter(index, whole)
-    placement.load_optimizer(state["optimizer"])
+    with torch.no_grad():
+        for parameter, tensor in zip(parameters, state["parameters"]):
+            parameter.copy_(part(tensor, parameter))
+    load_optimizer(weights.optimizer, parameters, state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    averages = [placement.part(index, whole) for index, whole in enumerate(state["ema"].pop("shadow_params"))]
-    ema.load_state_dict(state["ema"])
-    ema.shadow_params = averages
+    averages = [part(tensor, parameter) for tensor, parameter in zip(state["ema"].pop("shadow_params"), parameters)]
+    weights.ema.load_state_dict(state["ema"])
+    weights.ema.shadow_params = averages
     if scaler is not None and state.get("scaler"):
         scaler.load_state_dict(state["scaler"])
-    return {name: value for name, value in state.items() if name in ("step", "images", "skipped")}
+    return {name: value for name, value in state.items() if name in ("step", "images")}
 
 
 def clear_log_after(path: Path, step: int) -> None:

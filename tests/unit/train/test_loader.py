@@ -16,9 +16,9 @@ from diffharmony.tests.made.pairs import config_of, own, root, steps, write_pair
 from diffharmony.train.checks import check
 from diffharmony.train.config import OptimConfig, RunConfig, TrainingConfig
 from diffharmony.train.data.dataset import HarmonizationDataset
-from diffharmony.train.data.batches import make_loader, to_float_batch
+from diffharmony.train.data.bad_images import without_bad_images
+from diffharmony.train.data.batches import to_float_batch
 from diffharmony.train.data.latents import cache_latents
-from diffharmony.train.data.sampler import BatchSampler
 
 
 class TestSamples:
@@ -86,7 +86,7 @@ class TestLoader:
                 assert torch.cat([half[name] for half in joined]).equal(stacked)
             for batches in by_workers:
                 assert batches[step]["seed"].tolist() == [sample["seed"] for sample in wanted]
-                assert batches[step]["name"] == [sample["name"] for sample in wanted] and batches[step]["skipped"] == []
+                assert batches[step]["name"] == [sample["name"] for sample in wanted]
 
     def test_eight_bits_cross_to_this_process(self, root):
         packed = HarmonizationDataset(config_of(root), 0).pack([0, 1])
@@ -137,34 +137,36 @@ class TestBadImages:
             steps(dataset, batch_size=6, count=1, workers=1)
         assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
-    def test_skip_takes_the_next_of_the_stream_and_tells_once(self, own, caplog):
-        config = config_of(own, min_crop=0.5, on_bad_image="skip")
-        whole = [HarmonizationDataset(config, 0)[counter]["name"] for counter in range(24)]
-        bad = {str(own / "HCOCO" / "composite_images" / f"a1_{k}_1.png") for k in (1, 2)}
-        damage(own / "HCOCO" / "real_images" / "a1.png", "truncated")
-        dataset = HarmonizationDataset(config, 0)
-        found = []
+    def test_skip_leaves_their_pairs_out_names_them_and_writes_the_rest(self, own, tmp_path, caplog):
+        victim, missing = own / "HCOCO" / "real_images" / "a1.png", own / "HFlickr" / "masks" / "größe 3_2.png"
+        damage(victim, "truncated")
+        damage(missing, "vanished")
+        found = {}
         for workers in (0, 2):
             caplog.clear()
-            loader = make_loader(dataset, BatchSampler(batch_size=6, steps=3), workers)
+            data, out = config_of(own, min_crop=0.5, on_bad_image="skip", workers=workers), tmp_path / f"run-{workers}"
+            config = TrainingConfig(data=data, run=RunConfig(out=out))
             with caplog.at_level(logging.WARNING, "diffharmony"):
-                found.append(list(loader))
-            assert list(loader.skipped) == [str(own / "HCOCO" / "real_images" / "a1.png")]
-            assert [record.getMessage().count("a1.png") for record in caplog.records] == [1]
-        for step, (here, there) in enumerate(zip(*found)):
-            assert all(here[name].equal(there[name]) for name in ("composite", "real", "mask", "seed")) and here["name"] == there["name"]
-            assert set(here["skipped"]) == set(loader.skipped)
-            for place, name in enumerate(here["name"]):
-                counter = 6 * step + place
-                assert name == next(name for name in whole[counter:] if name not in bad)
+                found[workers] = without_bad_images(HarmonizationDataset(data, 0), config)
+            assert found[workers].bad_images == (str(victim), str(missing))
+            assert [record.getMessage().count("a1.png") for record in caplog.records] == [1, 0]
+        good = [*(f"HCOCO/composite_images/a2_{k}_1.png" for k in (1, 2)), "HFlickr/composite_images/größe 3_1_1.png"]
+        listed = [str(pair.composite) for pair in read_list(own, str(out / "good-1.txt"))]
+        assert listed == [str(own / name) for name in good] == [str(pair.composite) for pair in found[0].pairs]
+        # the same samples as those of that list
+        by_list = HarmonizationDataset(config_of(own, min_crop=0.5, list_file=str(out / "good-1.txt")), 0)
+        for index in range(6):
+            assert all(np.array_equal(by_list[index][name], found[2][index][name]) for name in ("composite", "mask", "seed", "name"))
 
-    def test_a_data_set_of_bad_images_ends(self, own):
-        for path in (own / "HCOCO" / "real_images").iterdir():
-            path.write_bytes(b"")
-        (own / "bad.txt").write_text("HCOCO/composite_images/a1_1_1.png\nHCOCO/composite_images/a2_1_1.png\n")
-        dataset = HarmonizationDataset(config_of(own, list_file="bad.txt", on_bad_image="skip"), 0)
-        with pytest.raises(ValueError, match="must hold readable images, got 100 bad ones in a row, the last: .*a[12].png"):
-            dataset[0]
+    def test_nothing_is_written_by_a_dry_run_or_where_nothing_is_left(self, own, tmp_path):
+        damage(own / "HFlickr" / "real_images" / "größe 3.png", "no image")
+        config = TrainingConfig(data=config_of(own, on_bad_image="skip"), run=RunConfig(out=tmp_path / "run"), dry_run=True)
+        assert len(without_bad_images(HarmonizationDataset(config.data, 0), config)) == 4
+        assert not (tmp_path / "run").exists()
+        (own / "bad.txt").write_text("HFlickr/composite_images/größe 3_1_1.png\n", encoding="utf-8")
+        data = config_of(own, roots=(own, own), list_files=("IHD_train.txt", "bad.txt"), on_bad_image="skip")
+        with pytest.raises(ValueError, match="each of data.roots must keep some of its images, got none of"):
+            without_bad_images(HarmonizationDataset(data, 0), config)
 
 
 @pytest.fixture(scope="module")
@@ -199,16 +201,6 @@ class TestCachedLatents:
         config = config_of(root, roots=(root, tmp_path / "second"), weights=(1.0, 1.0))
         latents = self.cached(vae, HarmonizationDataset(config, 0), tmp_path)
         assert sum("second" in latents[counter]["name"] for counter in range(16)) == 8
-
-    def test_bad_images_are_told_of_when_read_back_too(self, own, vae, tmp_path):
-        dataset = HarmonizationDataset(config_of(own, on_bad_image="skip"), 0)
-        victim = own / "HFlickr" / "masks" / "größe 3_2.png"
-        damage(victim, "no image")
-        first, again = (self.cached(vae, dataset, tmp_path, views=1) for _ in range(2))
-        assert len(list(tmp_path.glob("latents-*"))) == 1 and first.names == again.names
-        assert first.names[-1] == first.names[0]  # the pair after the last is the first
-        loader = make_loader(again, BatchSampler(batch_size=6, steps=1), 0)
-        assert [batch["skipped"] for batch in loader] == [[str(victim)]] and list(loader.skipped) == [str(victim)]
 
 
 def test_the_loader_benchmark_measures_both(tmp_path):

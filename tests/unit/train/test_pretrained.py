@@ -28,6 +28,7 @@ from diffharmony.tests.made.pretrained import (
 )  # fmt: skip
 from diffharmony.tests.made.sd_checkpoint import original_text_encoder, original_unet, original_vae, take_for_stable_diffusion
 from diffharmony.train import unet as train_unet
+from diffharmony.train.checks import resolve_overrides
 from diffharmony.train.pretrained import find_pretrained, load_pretrained_unet, load_pretrained_vae
 
 
@@ -227,4 +228,4 @@ class TestWidening:
         assert not (tmp_path / "no").exists()
         for option, message in (("--widen-input", "widen_input must go with init"), ("--empty-prompt=x", "empty_prompt must go with init")):
             with pytest.raises(ValueError, match=message):
-                replace(config, init=None).settled([option])
+                resolve_overrides(replace(config, init=None), [option])

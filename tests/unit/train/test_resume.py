@@ -196,7 +196,7 @@ def test_a_run_saved_before_fields_were_added_goes_on(root, base, tmp_path):
     path.write_text(json.dumps(saved))
     assert vae.main(replace(config, optim=replace(config.optim, steps=5)))["steps"] == 5
     path.write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="latent_noise must be 0.0 to go on with the run"):
+    with pytest.raises(ValueError, match="latent_noise must be 0.0 to go on in"):
         vae.main(replace(config, latent_noise=0.5))
 
 
@@ -206,7 +206,7 @@ def test_another_spelling_of_a_place_is_no_other_setting(root, base, tmp_path, m
     vae.main(replace(config, data=replace(config.data, roots=(Path(root.name),))))
     spelled = replace(config, init=f"{base.parent}/../{base.parent.name}/{base.name}", optim=replace(config.optim, steps=5))
     assert vae.main(spelled)["steps"] == 5
-    with pytest.raises(ValueError, match="data.roots must be .* to go on with the run"):
+    with pytest.raises(ValueError, match="data.roots must be .* to go on in"):
         vae.main(replace(config, data=replace(config.data, roots=(make_pairs(tmp_path / "other"),))))
 
 
@@ -270,16 +270,24 @@ def test_the_global_generator_is_where_it_was(tmp_path):
     assert not same(train("other", rate=0.0), expected)
 
 
-def test_bad_images_that_were_skipped_before_are_counted_too(tmp_path, base, caplog):
+def test_a_run_that_goes_on_leaves_out_the_same_bad_images(tmp_path, base, caplog):
     caplog.set_level("INFO", "diffharmony")
-    make_pairs(tmp_path / "data")
-    (tmp_path / "data" / "HCOCO" / "real_images" / "a1.png").write_text("no image")
-    config = vae_config(tmp_path / "data", base, tmp_path / "run")
-    config = replace(config, data=replace(config.data, on_bad_image="skip"))
-    first = vae.main(config)
-    assert first["skipped"] == [str(tmp_path / "data" / "HCOCO" / "real_images" / "a1.png")]
-    assert vae.main(config) == first
-    assert [message.endswith(", 1 bad image skipped)") for message in caplog.messages if message.startswith("Wrote ")] == [True, True]
+    root = make_pairs(tmp_path / "data")
+    real = root / "HCOCO" / "real_images"
+    whole = (real / "a1.png").read_bytes()
+    (real / "a1.png").write_text("no image")
+    configs = [vae_config(root, base, tmp_path / name) for name in ("whole", "cut")]
+    data = replace(configs[0].data, on_bad_image="skip")
+    whole_run, cut_run = (replace(config, data=data) for config in configs)
+    first = vae.main(whole_run)
+    assert first["skipped"] == [str(real / "a1.png")]
+    vae.main(replace(cut_run, optim=replace(cut_run.optim, steps=2)))
+    # that it was mended since changes nothing
+    (real / "a1.png").write_bytes(whole)
+    assert vae.main(cut_run)["skipped"] == first["skipped"] and vae.main(whole_run) == first
+    assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
+    assert caplog.text.count("leaving out an image of the data set") == 2
+    assert [message.endswith(", 1 bad image skipped)") for message in caplog.messages if message.startswith("Wrote ")] == [True] * 4
 
 
 def test_a_data_set_that_changed_is_told(tmp_path, base, caplog):
