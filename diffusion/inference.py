@@ -18,7 +18,7 @@ from ..harmony_vae.blocks import HarmonyCondition
 from ..harmony_vae.tiles import check_tile
 from ..refinement import HarmonyRefinement, refine
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
-from .transfer import apply_transform, fit_transform, foreground_change
+from .transfer import transfer_light
 
 logger = logging.getLogger("diffharmony")
 
@@ -114,23 +114,16 @@ class ConditionedSampler:
         if self._refinement is not None:
             decoded = refine(self._refinement, decoded, working.image, working.mask)
         if self._detail == "transfer":
-            return self._transferred(decoded)
+            return transfer_light(
+                self.original, self._mask, decoded, calibration=getattr(self._unet, "calibration", None), strength=self._strength,
+                paste_background=self._paste_background,
+            )  # fmt: skip
         result = _to_original_size(decoded, working.image, self.original, self._detail == "change")
         if self._strength != 1:
             result = (self.original.float() + self._strength * (result - self.original.float())).clamp(-1, 1)
         if self._paste_background:
             return paste(result, self.original, self._mask)
         return result.to(self.original.dtype)
-
-    def _transferred(self, decoded: torch.Tensor) -> torch.Tensor:
-        working, calibration = self._working, getattr(self._unet, "calibration", None)
-        transform = fit_transform(working.image, decoded, working.mask)
-        if calibration is not None:
-            change = apply_transform(transform, working.image, working.mask, paste_background=False)
-            transform = transform.scaled(calibration.shrinkage(foreground_change(working.image, change, working.mask)))
-        return apply_transform(
-            transform.scaled(self._strength), self.original, self._mask, paste_background=self._paste_background
-        )
 
     @cached_property
     def _working(self) -> _Working:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..common.masks import THRESHOLD, check_image, check_image_and_mask
-
-__all__ = ["ColourTransform", "apply_transform", "fit_transform", "foreground_change", "from_linear", "to_linear"]
+from ..common.images import resize_image, resize_mask
+from ..common.masks import THRESHOLD, binarize_mask, check_image, check_image_and_mask
+from .calibration import Calibration
 
 DARK = 1e-3  # linear light, about 3 of 255: below it contrast no longer changes the gain
 LOG_GAIN, CONTRAST = 0.5, 0.06  # standard deviations of what light does, before any evidence
@@ -120,6 +120,30 @@ def apply_transform(
                 after = torch.where(weight == 0, before, torch.lerp(before.float(), after, weight).to(before.dtype))
             out[index : index + 1, :, strip, columns] = after.to(out.dtype)
     return out
+
+
+def transfer_light(
+    original: torch.Tensor,
+    mask: torch.Tensor,
+    result: torch.Tensor,
+    *,
+    calibration: Calibration | None = None,
+    strength: float = 1.0,
+    paste_background: bool = True,
+) -> torch.Tensor:
+    """The original under the light of a model's result: fitted at the result's size, calibrated, applied at the original's own.
+
+    original: [B, 3, H, W], floating, -1..1. mask: [B or 1, 1, H, W], 0..1. result: [B, 3, h, w], or samples of it [S, B, 3, h, w], -1..1.
+    calibration: how far changes of each size are trusted; None trusts all. strength: multiplies the change. Returns: as `apply_transform`.
+    Raises: ValueError for other shapes or ranges. Source: DESIGN.md, data flow 5.
+    """
+    size = result.shape[-2:]
+    image, small = resize_image(original.to(result.device), size), binarize_mask(resize_mask(mask.to(result.device), size))
+    transform = fit_transform(image, result, small)
+    if calibration is not None:
+        changed = apply_transform(transform, image, small, paste_background=False)
+        transform = transform.scaled(calibration.shrinkage(foreground_change(image, changed, small)))
+    return apply_transform(transform.scaled(strength), original, mask, paste_background=paste_background)
 
 
 def foreground_change(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from .refine import HarmonyRefine
 from .save_pair import SaveHarmonizationPair
 from .score import HarmonyScore
 from .select import SelectMostUnharmonious
+from .transfer import HarmonyWorkingSize, TransferHarmony
 
 
 class DiffHarmonyExtension(ComfyExtension):
@@ -24,6 +25,8 @@ class DiffHarmonyExtension(ComfyExtension):
             HarmonyVAEDecode,
             HarmonyVAEDecodeTiled,
             HarmonyRefine,
+            HarmonyWorkingSize,
+            TransferHarmony,
             InverseCandidates,
             HarmonyScore,
             SelectMostUnharmonious,

@@ -12,6 +12,7 @@ from .host_vae import HostHarmonyVAE
 
 CATEGORY = "DiffHarmony"
 DIRECTION = "diffharmony_direction"  # key of the empty prompt's CONDITIONING, and name of the MODEL's attribute
+SIZES, CALIBRATION = "diffharmony_sizes", "diffharmony_calibration"  # likewise of the MODEL: what the UNet's file says of both
 CLASSIFIERS, REFINEMENTS = "harmony_classifiers", "harmony_refinement"  # folders in models/
 Classifier, Refinement = io.Custom("DIFFHARMONY_CLASSIFIER"), io.Custom("DIFFHARMONY_REFINEMENT")
 for folder in (CLASSIFIERS, REFINEMENTS):
@@ -55,7 +56,8 @@ def load_host_unet(unet_name: str, direction: str):
     require_direction(unet, direction, unet_name)
     patcher = host_model(unet, unet.prediction_type)
     # on the model, not its patcher: clones of the patcher share it
-    setattr(patcher.model, DIRECTION, unet.direction)
+    for name, value in ((DIRECTION, unet.direction), (SIZES, unet.sizes), (CALIBRATION, unet.calibration)):
+        setattr(patcher.model, name, value)
     return patcher, [[unet.empty_prompt_embeds, {DIRECTION: unet.direction}]]
 
 

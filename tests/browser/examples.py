@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from diffharmony.tests.made.inverse_prompts import build_dataset, inverse
-from diffharmony.tests.host.prompts import Prompt, harmonize
+from diffharmony.tests.host.prompts import Prompt, transferred
 
 # (position, size, title or None for the node's own)
 Place = tuple[tuple[int, int], tuple[int, int], str | None]
@@ -39,30 +39,30 @@ LOADED = {
 
 EXAMPLES = {
     "harmonize": Example(
-        prompt=harmonize,
-        needs="DiffHarmonyVAEDecode",
+        prompt=transferred,
+        needs="DiffHarmonyTransfer",
         layout={
             "composite": ((40, 80), (300, 330), "Composite image"),
             "mask": ((40, 460), (300, 350), "Foreground mask (white = foreground)"),
             "vae": ((380, 80), (330, 60), None),
             "unet": ((380, 190), (330, 80), None),
+            "working": ((380, 320), (330, 130), None),
             "conditioning": ((750, 80), (260, 110), None),
             "sampler": ((1050, 80), (290, 270), None),
             "decode": ((1380, 80), (270, 130), None),
+            "transfer": ((1380, 270), (270, 170), None),
             "conditional": ((1690, 80), (380, 380), "Harmonized image"),
-            "plain_decode": ((1380, 510), (270, 50), "VAE Decode, for comparison"),
-            "plain": ((1690, 510), (380, 350), "Plain decode"),
         },
         note=Note(
-            pos=(380, 460),
-            size=(630, 190),
+            pos=(380, 510),
+            size=(630, 220),
             text=(
                 "**Harmonize a composite image**\n\n"
                 "1. Load the composite image (a foreground pasted on a background) and its mask. In the mask, white is the foreground.\n"
                 "2. Queue. The foreground is relit to match the background; everything outside the mask stays as it is.\n\n"
-                "The KSampler settings belong to the model: *euler_ancestral*, *normal*, 5 steps, cfg 1, denoise 1.\n\n"
-                "**Harmony VAE Decode** decodes under the composite and its mask, which keeps fine detail. "
-                "The plain VAE Decode below it shows the difference."
+                "The model works at the size that it was trained at (**Harmony Working Size**); **Transfer Harmony** gives the light that it "
+                "found to the full-size image, whose detail stays. *strength* makes the change weaker or stronger.\n\n"
+                "The KSampler settings belong to the model: *euler_ancestral*, *normal*, 5 steps, cfg 1, denoise 1."
             ),
         ),
     ),

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from diffharmony.common.images import paste_background, pil_to_mask, pil_to_tensor, tensor_to_pil
 from diffharmony.evaluation import measure
 from diffharmony.tests.host import prompts
 from diffharmony.tests.host.comfy_client import PromptFailed, run_prompt
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
 
 PICTURES = REPOSITORY / "assets" / "demo"
-PLAIN, CONDITIONAL = "plain decode, pasted", "conditional decode, pasted"
+HARMONIZED = "harmonized"
 PANEL_HEIGHT = 256
 LABEL_HEIGHT = 26
 GAP = 6
@@ -30,13 +29,9 @@ def harmonize(seed: int) -> dict[str, np.ndarray]:
     """Run the workflow in a ComfyUI of its own; pictures [H,W,3] uint8 by the name that their panel has."""
     with ComfyServer(REPOSITORY / ".cache" / "demo") as server:
         server.add_demo()
-        result = run_prompt(server.url, prompts.harmonize(seed=seed))
+        result = run_prompt(server.url, prompts.transferred(seed=seed))
     pictures = {name: np.asarray(Image.open(PICTURES / f"{name}.png").convert("RGB")) for name in ("composite", "mask", "real")}
-    # The node has pasted the background, the host's own VAE Decode has not: pasted into both, they compare alike.
-    plain, composite, mask = (Image.fromarray(picture) for picture in (result.images["plain"][0], pictures["composite"], pictures["mask"]))
-    pasted = paste_background(pil_to_tensor(plain), pil_to_tensor(composite), pil_to_mask(mask))
-    pictures[PLAIN] = np.asarray(tensor_to_pil(pasted)[0])
-    pictures[CONDITIONAL] = result.images["conditional"][0]
+    pictures[HARMONIZED] = result.images["conditional"][0]
     return pictures
 
 
@@ -72,13 +67,13 @@ def main() -> None:
     pictures = harmonize(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet = arguments.out / "before_after.png"
-    draw_panels(pictures, ["composite", "mask", PLAIN, CONDITIONAL, "real"]).save(sheet)
-    Image.fromarray(pictures[CONDITIONAL]).save(arguments.out / "harmonized.png")
+    draw_panels(pictures, ["composite", "mask", HARMONIZED, "real"]).save(sheet)
+    Image.fromarray(pictures[HARMONIZED]).save(arguments.out / "harmonized.png")
     if arguments.template_picture:
-        split(pictures["composite"], pictures[CONDITIONAL]).save(arguments.template_picture, quality=92)
+        split(pictures["composite"], pictures[HARMONIZED]).save(arguments.template_picture, quality=92)
 
     print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'against the real photograph':30}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
-    for name in ("composite", PLAIN, CONDITIONAL):
+    for name in ("composite", HARMONIZED):
         trio = [Image.fromarray(pictures[key]) for key in (name, "real", "mask")]
         figures = measure(*trio, size=None, real_background=False)
         print(f"{name:30}{figures.psnr:8.2f}{figures.mse:9.1f}{figures.fmse:9.1f}")

@@ -1,4 +1,4 @@
-"""API-format prompts: what the tests and the demo queue, and what `workflows/harmonize.json` was authored from."""
+"""API-format prompts: what the tests and the demo queue, and what the workflows of workflows/ were authored from."""
 
 from __future__ import annotations
 
@@ -48,6 +48,21 @@ def harmonize(
         "plain_decode": node("VAEDecode", samples=["sampler", 0], vae=["vae", 0]),
         "plain": node("PreviewImage", images=["plain_decode", 0]),
     }
+
+
+def transferred(**options: Any) -> Prompt:
+    """`harmonize` at the model's working size, its light transferred to the composite at full size: `conditional` shows the result."""
+    prompt = without(harmonize(**options), "plain", "plain_decode")
+    small = {"image": ["working", 0], "mask": ["working", 1]}
+    prompt = changed(prompt, conditioning=small, decode={**small, "paste_background": False}, conditional={"images": ["transfer", 0]})
+    return added(
+        prompt,
+        working=node("DiffHarmonyWorkingSize", model=["unet", 0], image=["composite", 0], mask=["mask", 0], size=0),
+        transfer=node(
+            "DiffHarmonyTransfer", image=["composite", 0], mask=["mask", 0], harmonized=["decode", 0], strength=1.0, paste_background=True,
+            model=["unet", 0],
+        ),
+    )  # fmt: skip
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
