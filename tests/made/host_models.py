@@ -15,22 +15,15 @@ HEIGHT, WIDTH = 96, 128
 def make_models(folder: Path) -> None:
     """Write harmony_vae, plain_vae, inverse_harmony_vae, broken_vae (overflows), harmonization_unet (v-prediction), inverse_unet,
     harmony_classifier and crop_classifier (needs a mask) (.safetensors) into `folder`."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
     from diffharmony.classifier.checkpoint import save_harmony_classifier
     from diffharmony.classifier.model import HarmonyClassifier
     from diffharmony.common.checkpoint import write_checkpoint
     from diffharmony.diffusion import save_unet
     from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
+    from diffharmony.tests.made.models import unet as make_unet
+    from diffharmony.tests.made.models import vae as make_vae
 
-    torch.manual_seed(0)
-    plain = AutoencoderKL(
-        block_out_channels=WIDTHS,
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        layers_per_block=1,
-        norm_num_groups=8,  # not what the host builds in, and nothing that shapes show
-    )
+    plain = make_vae(WIDTHS, groups=8)  # groups: not what the host builds in, and nothing that shapes show
     write_checkpoint(folder / "plain_vae.safetensors", plain.state_dict(), kind="autoencoder", config={})
     vae = HarmonyVAE.from_autoencoder_kl(plain)
     # At initialisation the condition has no effect; a host that dropped it would go unseen.
@@ -41,16 +34,7 @@ def make_models(folder: Path) -> None:
     save_harmony_vae(vae, folder / "inverse_harmony_vae.safetensors", direction="invert", dtype=torch.float32)
     broken = {name: torch.full_like(value, 3e38) if name == "latent_skip_conv.bias" else value for name, value in vae.state_dict().items()}
     write_checkpoint(folder / "broken_vae.safetensors", broken, kind="harmony_vae", config=_config_of(vae), direction="harmonize")
-    unet = UNet2DConditionModel(
-        in_channels=9,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        attention_head_dim=8,
-        cross_attention_dim=32,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
+    unet = make_unet(context=32, seed=None)
     prompt = torch.randn(1, 77, 32)
     for name, direction in (("harmonization_unet", "harmonize"), ("inverse_unet", "invert")):
         path = folder / f"{name}.safetensors"

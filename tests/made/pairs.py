@@ -35,13 +35,16 @@ def write_pairs(root, names, *, suffix=".png", list_file="IHD_train.txt", side=S
     return lines
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Six composites, one name with a space and an umlaut."""
-    root = tmp_path_factory.mktemp("data")
+def make_pairs(root):
+    """A data set of six composites, in iHarmony4's layout, one name with a space and one with an umlaut; a list of JSON lines too."""
     names = write_pairs(root, ["HCOCO/a1", "HCOCO/a2", "HFlickr/größe 3"])
     (root / "train.jsonl").write_text("".join(json.dumps({"file_name": n, "text": ""}) + "\n" for n in names), encoding="utf-8")
     return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_pairs(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

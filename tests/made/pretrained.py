@@ -6,32 +6,14 @@ import json
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from diffharmony.tests.made.models import unet as make_unet
+from diffharmony.tests.made.models import vae as make_vae
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 
 VOCABULARY = 9  # the last two are the start and end tokens, as in CLIP's own
-
-
-def make_vae(widths=(32, 64), layers=1, seed=0, groups=32):
-    torch.manual_seed(seed)
-    levels = len(widths)
-    return AutoencoderKL(
-        block_out_channels=widths, layers_per_block=layers, down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels, norm_num_groups=groups,
-    ).eval()  # fmt: skip
-
-
-def make_unet(in_channels=9, widths=(32, 64), attends=(True, False), layers=1, context=64, seed=1, groups=32, heads=8):
-    torch.manual_seed(seed)
-    return UNet2DConditionModel(
-        in_channels=in_channels, out_channels=4, block_out_channels=widths, layers_per_block=layers, cross_attention_dim=context,
-        down_block_types=tuple("CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends),
-        up_block_types=tuple("CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),
-        attention_head_dim=heads, norm_num_groups=groups,
-    ).eval()  # fmt: skip
 
 
 def make_text_encoder():

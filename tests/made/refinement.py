@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from diffharmony.diffusion import save_unet
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
 from diffharmony.refinement import HarmonyRefinement, save_refinement
+from diffharmony.tests.made.models import least_unet, vae
 
 
 def small_refinement(in_channels: int = 7, **changes) -> HarmonyRefinement:
@@ -25,15 +25,8 @@ def small_refinement(in_channels: int = 7, **changes) -> HarmonyRefinement:
 
 def make_models(folder: Path) -> Path:
     """Write vae, unet, inverse_unet and refinement (.safetensors), with made-up weights."""
-    torch.manual_seed(0)
-    plain = AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2
-    )
-    save_harmony_vae(HarmonyVAE.from_autoencoder_kl(plain), folder / "vae.safetensors", dtype=torch.float32)
-    unet = UNet2DConditionModel(
-        in_channels=9, out_channels=4, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
-        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
-    )  # fmt: skip
+    save_harmony_vae(HarmonyVAE.from_autoencoder_kl(vae((8, 8), groups=4)), folder / "vae.safetensors", dtype=torch.float32)
+    unet = least_unet()
     prompt = torch.randn(1, 77, 8)
     for name, direction in (("unet", "harmonize"), ("inverse_unet", "invert")):
         path = folder / f"{name}.safetensors"

@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL
-from PIL import Image
 from safetensors.torch import load_file
 
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
+from diffharmony.tests.made import models
+from diffharmony.tests.made.pairs import make_pairs  # noqa: F401
 from diffharmony.train import unet, vae
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 from diffharmony.train.unet import Architecture
 
-SIDE = 40
-
-
-def make_pairs(root: Path) -> Path:
-    """A data set of six composites, in iHarmony4's layout, one name with a space and one with an umlaut."""
-    rng = np.random.default_rng(0)
-    names = []
-    for index, image in enumerate(["a1", "a2", "größe 3"]):
-        subset = root / ("HCOCO" if index < 2 else "HFlickr")
-        for folder in ("composite_images", "masks", "real_images"):
-            (subset / folder).mkdir(parents=True, exist_ok=True)
-        real = rng.integers(0, 256, (SIDE, SIDE + 8, 3), dtype=np.uint8)
-        Image.fromarray(real).save(subset / "real_images" / f"{image}.png")
-        for k in (1, 2):
-            mask = np.zeros((SIDE, SIDE + 8), np.uint8)
-            mask[5 * k : 5 * k + 12, 8:20] = 255
-            composite = np.where(mask[..., None] > 0, real // 2, real)
-            Image.fromarray(mask).save(subset / "masks" / f"{image}_{k}.png")
-            Image.fromarray(composite).save(subset / "composite_images" / f"{image}_{k}_1.png")
-            names.append(f"{subset.name}/composite_images/{image}_{k}_1.png")
-    (root / "IHD_train.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    (root / "train.jsonl").write_text("".join(json.dumps({"file_name": n, "text": ""}) + "\n" for n in names), encoding="utf-8")
-    return root
-
-
 def small_vae(seed=0):
-    torch.manual_seed(seed)
-    return AutoencoderKL(
-        block_out_channels=(16, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1, norm_num_groups=4,
-    )  # fmt: skip
+    return models.vae((16, 16), seed=seed, groups=4)
 
 
 def write_vae(path: Path) -> Path:

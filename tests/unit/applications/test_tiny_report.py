@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from diffharmony.applications.tiny import report as tiny_report
@@ -16,6 +15,7 @@ from diffharmony.diffusion import harmonize, load_unet, save_unet
 from diffharmony.evaluation import measure
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, load_vae, save_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
+from diffharmony.tests.made.models import vae as make_vae
 from diffharmony.train.unet import Architecture, make_unet
 
 SIDE = 64
@@ -25,9 +25,7 @@ SIDE = 64
 def work(tmp_path_factory):
     """A tiny family with random weights, zero convolutions included, and five composites of 64 px."""
     folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    base = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 4,
-                         up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
+    base = make_vae((8, 8, 8, 8), groups=4)
     vae = HarmonyVAE.from_autoencoder_kl(base)
     with torch.no_grad():
         for conv in (*vae.conditional_encoder.down_block_skip_convs, vae.conditional_encoder.mid_block_skip_conv):

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.diffusion import save_unet
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
+from diffharmony.tests.made.models import least_unet, vae
 
 
 def run(*arguments, folder):
@@ -34,15 +34,11 @@ def work(tmp_path_factory):
     mask[10:40, 20:50] = 255
     Image.fromarray(mask).save(folder / "mask.png")
     Image.fromarray(mask[:40]).save(folder / "small_mask.png")
-    torch.manual_seed(0)
-    plain = AutoencoderKL(block_out_channels=(8, 8, 8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 4,
-                          up_block_types=["UpDecoderBlock2D"] * 4)  # fmt: skip
+    plain = vae((8, 8, 8, 8), groups=4)
     save_harmony_vae(HarmonyVAE.from_autoencoder_kl(plain), folder / "vae.safetensors")
     save_harmony_vae(HarmonyVAE.from_autoencoder_kl(plain), folder / "inverse_vae.safetensors", direction="invert")
     (folder / "folder.png").mkdir()
-    unet = UNet2DConditionModel(in_channels=9, out_channels=4, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1,
-                                cross_attention_dim=8, attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D",),
-                                up_block_types=("CrossAttnUpBlock2D",))  # fmt: skip
+    unet = least_unet()
     save_unet(unet, folder / "unet.safetensors", empty_prompt_embeds=torch.randn(1, 77, 8), prediction_type="v_prediction")
     save_unet(unet, folder / "inverse_unet.safetensors", empty_prompt_embeds=torch.randn(1, 77, 8), direction="invert")
     return folder

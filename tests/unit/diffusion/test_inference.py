@@ -13,21 +13,14 @@ from diffharmony.diffusion import DiffHarmonyPipeline, build_scheduler, harmoniz
 from diffharmony.diffusion.calibration import Calibration
 from diffharmony.diffusion.inference import size_multiple, working_size
 from diffharmony.harmony_vae import HarmonyVAE
+from diffharmony.tests.made import models
 
 WIDTHS = (8, 16, 16, 16)
 
 
-def make_vae():
-    return AutoencoderKL(
-        block_out_channels=WIDTHS, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-        layers_per_block=1, norm_num_groups=4, scaling_factor=0.18215,
-    ).eval()
-
-
 @pytest.fixture(scope="module")
 def plain_vae():
-    torch.manual_seed(0)
-    return make_vae()
+    return models.vae(WIDTHS, groups=4)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +36,7 @@ def vae(plain_vae):
 
 @pytest.fixture(scope="module")
 def unet():
-    torch.manual_seed(2)
-    unet = UNet2DConditionModel(
-        in_channels=9, out_channels=4, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
-        attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ).eval()
+    unet = models.unet(widths=(8, 8), context=8, seed=2, groups=4, heads=2)
     unet.empty_prompt_embeds = torch.randn(1, 77, 8)
     unet.direction, unet.prediction_type = "harmonize", "v_prediction"
     return unet
