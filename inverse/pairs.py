@@ -1,4 +1,4 @@
-"""Pairs added one after another to a data set in iHarmony4's layout, never over what it holds (SPEC §7)."""
+"""Pairs added to a data set in iHarmony4's layout, never over what it holds (SPEC §7)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,37 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from ..common.files import written_whole
 from ..common.images import save_image, tensor_to_pil
 from ..common.masks import check_image, check_image_and_mask
-from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name
+from ..common.run_folder import clear_unfinished
+from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name, write_list
+from ..dataset.same_files import place_once
+from .manifest import Candidate
 
 MASK = "1"  # a pair is added with one mask
+
+
+def write_pairs(folder: Path, candidates: Iterable[Candidate], out: Path, list_file: str) -> list[str]:
+    """Links to, or copies of, candidates of `folder` in the data set `out`, which must be held, as composites with their masks and real
+    images; and their list. What is there is left. Returns: the list's lines.
+
+    Raises: ValueError where another file is in a place.
+    """
+    candidates = list(candidates)
+    files = {target: source for one in candidates for source, target in zip(one, (one.composite, one.real, one.mask))}
+    clear_unfinished(out, {os.path.dirname(target) for target in files})
+    for target, source in tqdm(files.items(), desc="Placing", unit="file", delay=1, dynamic_ncols=True):
+        place_once(folder / source, out / target)
+    names = [one.composite for one in candidates]
+    write_list(out / list_file, names)
+    return names
 
 
 def save_pair(
