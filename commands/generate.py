@@ -48,5 +48,5 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
     made = make_candidates(config.data, config.out, wanted, recipe_of(config), on_bad_image=config.on_bad_image)
     return {
         "command": "generate", "out": str(config.out), "pairs": len(wanted), "wanted": sum(len(item.ks) for item in wanted),
-        "made": made.made, "found": made.found, "candidates": len(made.entries), "bad_images": made.bad,
+        "made": made.made, "found": made.found, "candidates": made.listed, "bad_images": made.bad,
     }  # fmt: skip

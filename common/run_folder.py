@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,9 @@ def let_go(out: Path) -> None:
         lock.release()
 
 
-def clear_unfinished(out: Path) -> None:
-    """Remove what a run that was killed in the middle of writing left behind. The folder must be held."""
-    for folder in (out, out / "state", out / "samples", out / "last"):
-        for path in folder.glob(".*"):
+def clear_unfinished(out: Path, folders: Iterable[str] = ("", "state", "samples", "last"), begins: str = ".") -> None:
+    """Remove what a run that was killed in the middle of writing left behind, from these folders in `out`. `out` must be held."""
+    for folder in folders:
+        for path in (out / folder).glob(f"{begins}*"):
             if UNFINISHED.fullmatch(path.name) and path.is_file():
                 path.unlink(missing_ok=True)

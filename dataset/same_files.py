@@ -1,4 +1,4 @@
-"""Which files are the same, byte for byte."""
+"""Which files are the same, byte for byte; files placed once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..common.run_folder import digest
+from .layout import place
 
 TAIL = 4096  # bytes at a file's end, in which two pictures of one size nearly always differ
 
@@ -15,6 +16,14 @@ TAIL = 4096  # bytes at a file's end, in which two pictures of one size nearly a
 def same_file(first: Path, second: Path) -> bool:
     """Whether both are there, and one file (as a hard link is) or of the same bytes."""
     return first.is_file() and second.is_file() and (first.samefile(second) or filecmp.cmp(first, second, shallow=False))
+
+
+def place_once(source: Path, target: Path) -> None:
+    """`place` a file where nothing is; the same file there already is left. Raises: ValueError where another file is."""
+    if not target.is_file():
+        place(source, target)
+    elif not same_file(source, target):
+        raise ValueError(f"{target} must be a copy of {source}, got another file. Choose another --out.")
 
 
 def same_files(files: Iterable[tuple[str, Path]]) -> dict[str, str]:

@@ -8,20 +8,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm.auto import tqdm
-
-from ..common.files import read_json, written_whole
+from ..common.files import written_whole
 from ..common.processes import on_main
 from ..common.run_folder import claim, hold, let_go
-from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
+from ..dataset.layout import COMPOSITES, TRAIN_LIST, write_list
 from ..dataset.pairs import DirectoryIndex
 from ..dataset.same_files import same_file
 from .candidates import name_hash
 from .generate import Wanted, make_candidates
-from .manifest import MANIFEST, as_line, read_manifest
+from .manifest import MANIFEST, Candidate, as_line, read_made_with, read_manifest, settings_file
+from .pairs import write_pairs
 from .settings import Recipe
-from .sources import Source, list_path, listed_sources
-from .worker import Place
+from .sources import list_path, listed_sources
 
 AUGMENTATION = "augmentation.jsonl"
 
@@ -88,50 +86,41 @@ def augment(
     settings = {"gamma": str(_exact(gamma)), "candidates": candidates, "per_pair": per_pair, "choice": seed}
     result: dict[str, Any] = {"pairs": len(sources), "composites": composites, "gamma": float(_exact(gamma)), "per_pair": per_pair}
     if from_candidates is not None:
-        names, missing = on_main(lambda: _place_chosen(from_candidates, out, wanted, settings, skip=on_bad_image == "skip"))
-        result["missing"] = missing
+        result |= on_main(lambda: _take(from_candidates, out, wanted, settings, skip=on_bad_image == "skip"))
     else:
         made = make_candidates(
             data, out, wanted, recipe, folder=COMPOSITES, manifest=AUGMENTATION, on_bad_image=on_bad_image, settings=settings
         )
-        result |= {"made": made.made, "found": made.found, "bad_images": made.bad}
-        chosen = {(source.mask_path, k) for source, ks in wanted for k in ks}
-        names = [entry.file_name for entry in made.entries if (entry.mask, entry.k) in chosen]
-        on_main(lambda: write_list(out / TRAIN_LIST, names))
-    return {**result, "total": len(names), "list": str(out / TRAIN_LIST)}
+        result |= {"made": made.made, "found": made.found, "bad_images": made.bad, "total": on_main(lambda: _list(out, wanted))}
+    return {**result, "list": str(out / TRAIN_LIST)}
 
 
-def _place_chosen(folder: Path, out: Path, wanted: Sequence[Wanted], settings: dict[str, Any], *, skip: bool) -> tuple[list[str], int]:
-    """Links of, or copies of, chosen candidates, with real images and masks; their records and list. Returns: the list's lines, and how
-    many of the chosen the folder lacks, which is an error unless those are to be skipped.
+def _list(out: Path, wanted: Sequence[Wanted]) -> int:
+    """Write the list of those wanted that are there. Returns: how many."""
+    chosen = {(source.mask_path, k) for source, ks in wanted for k in ks}
+    names = [record["file_name"] for record in read_manifest(out / AUGMENTATION) if (record["mask"], record["k"]) in chosen]
+    write_list(out / TRAIN_LIST, names)
+    return len(names)
+
+
+def _take(folder: Path, out: Path, wanted: Sequence[Wanted], settings: dict[str, Any], *, skip: bool) -> dict[str, int]:
+    """Place chosen candidates of a folder, their records and list. Returns: the total, and how many the folder lacks ("missing"), which
+    is an error unless those are to be skipped.
 
     Raises, before anything is placed: ValueError for candidates of another photograph or mask of the same name; FileNotFoundError for
     a folder that generate did not make.
     """
-    keys = {(source.mask_path, k) for source, ks in wanted for k in ks}
+    keys = {(source.mask_path, k): source for source, ks in wanted for k in ks}
     records = {key: record for record in read_manifest(folder / MANIFEST) if (key := (record["mask"], record["k"])) in keys}
-    settings_file = folder / f"{Path(MANIFEST).stem}.settings.json"
-    if not settings_file.is_file():
-        raise FileNotFoundError(
-            f"{settings_file.name} must exist, looked in {folder.resolve()}: --from-candidates must be a folder that diffharmony generate "
-            "made. Make candidates with it."
-        )
-    made_with = read_json(settings_file)
-    chosen: list[tuple[Source, dict[str, Any]]] = []
-    missing = 0
-    for source, ks in wanted:
-        for k in ks:
-            record = records.get((source.mask_path, k))
-            if record is None and skip:
-                missing += 1
-                continue
-            if record is None:
-                raise ValueError(
-                    f"{folder / MANIFEST} must name candidate {k} of {source.mask_path}, got none. Make candidates 1 to "
-                    f"{settings['candidates']} of every pair of the list with diffharmony generate."
-                )
-            chosen.append((source, record))
-    made_of = ((name, file) for one, record in chosen for name, file in ((record["real"], one.real_file), (record["mask"], one.mask_file)))
+    made_with = read_made_with(folder, "--from-candidates")
+    for mask, k in keys:
+        if (mask, k) not in records and not skip:
+            raise ValueError(
+                f"{folder / MANIFEST} must name candidate {k} of {mask}, got none. Make candidates 1 to {settings['candidates']} of every "
+                "pair of the list with diffharmony generate."
+            )
+    chosen = [(source, Candidate.of(records[key])) for key, source in keys.items() if key in records]
+    made_of = ((name, file) for one, found in chosen for name, file in ((found.real, one.real_file), (found.mask, one.mask_file)))
     for name, file in dict.fromkeys(made_of):
         if not same_file(folder / name, file):
             raise ValueError(
@@ -141,21 +130,10 @@ def _place_chosen(folder: Path, out: Path, wanted: Sequence[Wanted], settings: d
     out.mkdir(parents=True, exist_ok=True)
     hold(out, "--out")
     try:
-        claim(out, {**made_with, **settings}, f"{Path(AUGMENTATION).stem}.settings.json")
-        where = Place(out, COMPOSITES, made_with["suffix"], placed=True)
-        lines = []
-        for source, record in tqdm(chosen, desc="Placing", unit="composite", dynamic_ncols=True):
-            name = where.name(source, record["k"])
-            for target, file in [*where.beside(source), (out / name, folder / record["file_name"])]:
-                if not target.is_file():
-                    place(file, target)
-                elif not same_file(file, target):
-                    raise ValueError(f"{target} must be a copy of {file}, got another file. Choose another --out.")
-            lines.append({**record, "file_name": name})
+        claim(out, {**made_with, **settings}, settings_file(out / AUGMENTATION).name)
+        names = write_pairs(folder, [candidate for _, candidate in chosen], out, TRAIN_LIST)
         with written_whole(out / AUGMENTATION) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(map(as_line, lines))
-        names = [line["file_name"] for line in lines]
-        write_list(out / TRAIN_LIST, names)
+            file.writelines(as_line({**records[key], "file_name": Candidate.of(records[key]).composite}) for key in keys if key in records)
     finally:
         let_go(out)
-    return names, missing
+    return {"missing": len(keys) - len(names), "total": len(names)}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.direction import check_inverse
+from ..common.hashing import hash64
 from ..diffusion.inference import ConditionedSampler, Size
 from ..diffusion.prepacked import PrepackedConvolutions
 from ..diffusion.sampler import STEPS, Progress, sample_generators
@@ -26,44 +26,19 @@ def candidate_seed(base_seed: int, image: str, mask: str, k: int) -> int:
 
 
 def name_hash(purpose: str, base_seed: int, image: str, mask: str, k: int) -> int:
-    """A number of 64 bits that looks random, from a SHA-256 of all arguments. Other purposes give unrelated numbers."""
-    names = [unicodedata.normalize("NFC", name) for name in (image, mask)]
-    # JSON keeps ("a", "b_c") and ("a_b", "c") apart, and an int's text does not depend on its type
-    text = json.dumps([purpose, int(base_seed), *names, int(k)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    """`hash64` of all arguments. Other purposes give unrelated numbers."""
+    return hash64(purpose, int(base_seed), *(unicodedata.normalize("NFC", name) for name in (image, mask)), int(k))
 
 
 def generate_candidates(
-    vae: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    real: torch.Tensor,
-    mask: torch.Tensor,
-    seeds: Sequence[int],
-    *,
-    steps: int = STEPS,
-    size: Size = None,
-    paste_background: bool = True,
-    keep_detail: bool = True,
-    device: torch.device | str | None = None,
-    progress: Progress | None = None,
-) -> torch.Tensor:
-    """Make composites of one real image with the inverse pair: as many as there are seeds.
+    vae: AutoencoderKL, unet: UNet2DConditionModel, real: torch.Tensor, mask: torch.Tensor, seeds: Sequence[int], *,
+    progress: Progress | None = None, **options: Any,
+) -> torch.Tensor:  # fmt: skip
+    """The candidates of `draw_candidates`, which takes the same and these options, together.
 
-    vae: an inverse HarmonyVAE. unet: an inverse UNet from `load_unet`. real: [1, 3, H, W], floating, -1..1, any size. mask:
-    [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted;
-    all 0 gives the real image, where it is.
-    seeds: one whole number per candidate (see `candidate_seed`). steps, size, keep_detail, device: as in `harmonize`.
-    paste_background: outside the mask a candidate is then the real image, bit for bit.
-    The real image's latent and condition are computed once, and the UNet's weights are brought into the CPU's order once. Candidate j
-    depends on seeds[j] only, bit for bit, whatever the other seeds (on a CPU: at the same number of threads).
-    progress: called with (candidates done, candidates).
-    Returns: [K, 3, H, W], real's dtype and device, -1..1.
-    Raises: ValueError for models of the other direction, shapes, ranges or options that do not fit; RuntimeError when a result is not
-    finite. Source: SPEC §4.
+    progress: called with (candidates done, candidates). Returns: [K, 3, H, W], real's dtype and device, -1..1. Raises: as it does.
     """
-    drawn = draw_candidates(
-        vae, unet, real, mask, seeds, steps=steps, size=size, paste_background=paste_background, keep_detail=keep_detail, device=device
-    )  # fmt: skip
+    drawn = draw_candidates(vae, unet, real, mask, seeds, **options)
     candidates = real.new_empty(len(seeds), *real.shape[1:])
     for index, candidate in enumerate(drawn):
         candidates[index] = candidate[0]
@@ -85,7 +60,18 @@ def draw_candidates(
     keep_detail: bool = True,
     device: torch.device | str | None = None,
 ) -> Iterator[torch.Tensor]:
-    """The candidates of `generate_candidates` one after another, each [1, 3, H, W]. What it refuses is refused at once."""
+    """Make composites of one real image with the inverse pair, one after another: as many as there are seeds.
+
+    vae: an inverse HarmonyVAE. unet: an inverse UNet from `load_unet`. real: [1, 3, H, W], floating, -1..1, any size. mask:
+    [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted;
+    all 0 gives the real image, where it is.
+    seeds: one whole number per candidate (see `candidate_seed`). steps, size, keep_detail, device: as in `harmonize`.
+    paste_background: outside the mask a candidate is then the real image, bit for bit.
+    The real image's latent and condition are computed once, and the UNet's weights are brought into the CPU's order once. Candidate j
+    depends on seeds[j] only, bit for bit, whatever the other seeds (on a CPU: at the same number of threads).
+    Returns: an iterator of [1, 3, H, W], -1..1. Raises, at once: ValueError for models of the other direction, shapes, ranges or options
+    that do not fit; on the way: RuntimeError when a result is not finite. Source: SPEC §4.
+    """
     check_inverse(vae, "vae")
     check_inverse(unet, "unet")
     conditioned = ConditionedSampler(

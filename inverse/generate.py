@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,18 +15,19 @@ from accelerate.utils import gather_object
 
 from ..common.devices import cpu_threads
 from ..common.direction import check_inverse
-from ..common.files import check_folder
+from ..common.files import check_folder, read_json, written_whole
 from ..common.processes import on_main, processes
-from ..common.run_folder import UNFINISHED, claim, hold, let_go
+from ..common.run_folder import claim, clear_unfinished, hold, let_go
 from ..dataset.layout import CANDIDATES, MASKS, REALS
 from ..dataset.pairs import DirectoryIndex, name_some
 from ..diffusion.inference import working_size
 from ..diffusion.unet import load_unet
 from ..harmony_vae import load_harmony_vae
-from .manifest import MANIFEST, Entry, Ledger
+from .candidates import candidate_seed
+from .manifest import MANIFEST, as_line, read_manifest, settings_file
 from .settings import Recipe
 from .sources import Source
-from .worker import Job, Place, make_share
+from .worker import OutputPaths, make_candidates_of
 
 logger = logging.getLogger("diffharmony")
 
@@ -39,12 +41,12 @@ class Wanted(NamedTuple):
 
 class Made(NamedTuple):
     """What came of it, in all processes. made: candidates made now; found: that were there already; bad: path of each image that was
-    skipped -> why; entries: the manifest's, on the first process only."""
+    skipped -> why; listed: candidates that the manifest names."""
 
     made: int
     found: int
     bad: dict[str, str]
-    entries: list[Entry]
+    listed: int
 
 
 def make_candidates(
@@ -58,7 +60,7 @@ def make_candidates(
     on_bad_image: Literal["stop", "skip"] = "stop",
     settings: dict[str, Any] | None = None,
 ) -> Made:
-    """Write `<out>/<subset>/<folder>/<a>_<m>_<k>` for everything wanted, and the manifest. Every process calls it, and makes its share.
+    """Write `<out>/<subset>/<folder>/<a>_<m>_<k>` for everything wanted, and the manifest. Every process calls it, and makes its part.
 
     Candidates that are there are left. Real images and masks are placed beside them, where `out` is not `root`. settings: what the folder
     is claimed with besides the recipe.
@@ -73,23 +75,22 @@ def make_candidates(
     check_folder(out, "--out")
     vae, unet = load_pair(recipe)
     out.mkdir(parents=True, exist_ok=True)
-    plan = _Plan(Place(out, folder, recipe.suffix, placed=not out.samefile(root)), wanted, Ledger(out, manifest))
+    where = OutputPaths(out, folder, recipe.suffix, placed=not out.samefile(root))
     try:
-        described, jobs = on_main(lambda: plan.begin(recipe, settings or {}))
+        left = on_main(lambda: _begin(where, wanted, out / manifest, recipe, settings or {}))
         state = processes()
-        share = [(wanted[job.index].source, job) for job in jobs[state.process_index :: state.num_processes]]
+        jobs = [(wanted[index].source, ks) for index, ks in left[state.process_index :: state.num_processes]]
         with cpu_threads(recipe.threads) if recipe.device.type == "cpu" else nullcontext():
-            outcome = make_share(share, plan.place, vae, unet, recipe, described, plan.ledger, skip=on_bad_image == "skip")
-        # every process has closed its journal once all have told what they did
+            outcome = make_candidates_of(jobs, where, vae, unet, recipe, skip=on_bad_image == "skip")
         outcomes = gather_object([outcome])
-        on_main(plan.finish)
+        listed = on_main(lambda: _write_manifest(where, wanted, out / manifest))
     finally:
         let_go(out)
-    made, left = (sum(outcome[place] for outcome in outcomes) for place in (0, 1))
+    made, unusable = (sum(outcome[place] for outcome in outcomes) for place in (0, 1))
     bad = {path: why for *_, bad in outcomes for path, why in bad.items()}
     if bad and state.is_main_process:
         logger.warning("%d images could not be used, and have no candidates: %s.", len(bad), name_some([Path(path) for path in bad]))
-    return Made(made, sum(len(item.ks) for item in wanted) - made - left, bad, plan.entries)
+    return Made(made, sum(len(item.ks) for item in wanted) - made - unusable, bad, listed)
 
 
 def _check_files(wanted: Sequence[Wanted]) -> None:
@@ -113,57 +114,61 @@ def load_pair(recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
     return vae.to(recipe.device), unet.to(recipe.device)
 
 
-class _Plan:
-    """What the first process does before and after all others."""
+def _begin(
+    where: OutputPaths, wanted: Sequence[Wanted], manifest: Path, recipe: Recipe, settings: dict[str, Any]
+) -> list[tuple[int, list[int]]]:
+    """Take the folder, and find what is left to do: for each pair its place in `wanted`, and the numbers to make."""
+    hold(where.out, "--out")
+    there, todo = DirectoryIndex(), []
+    for index, (source, ks) in enumerate(wanted):
+        names = {k: where.name(source, k) for k in ks}
+        missing = [k for k, name in names.items() if not there.has(str(where.out / name))]
+        if len(missing) < len(names) and not settings_file(manifest).is_file():
+            found = next(name for k, name in names.items() if k not in missing)
+            raise ValueError(
+                f"{where.out} must hold no candidates of another origin, got {found} without {settings_file(manifest).name}. Choose "
+                "another --out, or move them away."
+            )
+        if missing or not all(there.has(str(target)) for target, _ in where.beside(source)):
+            todo.append((index, missing))
+    claim(where.out, {**recipe.described(), **settings}, settings_file(manifest).name)
+    for _ in read_manifest(manifest) if manifest.is_file() else ():
+        pass  # one that cannot be read is refused before anything is made
+    # of the data set's own folders nothing is touched
+    kinds = (where.folder, MASKS, REALS) if where.placed else (where.folder,)
+    clear_unfinished(where.out, {item.source.at(kind, "") for item in wanted for kind in kinds})
+    clear_unfinished(where.out, [""], f".{manifest.stem}")
+    return todo
 
-    def __init__(self, place: Place, wanted: Sequence[Wanted], ledger: Ledger):
-        self.place, self.ledger, self._wanted = place, ledger, wanted
-        self._known: dict[str, Entry] = {}
-        self.entries: list[Entry] = []
 
-    def begin(self, recipe: Recipe, settings: dict[str, Any]) -> tuple[dict[str, Any], list[Job]]:
-        """Take the folder, and find what is left to do. Returns: the recipe described, and the jobs."""
-        out = self.place.out
-        hold(out, "--out")
-        described = recipe.described()
-        there = DirectoryIndex()
-        if not (out / self.ledger.settings_name).is_file():
-            self._refuse_foreign(there)
-        claim(out, {**described, **settings}, self.ledger.settings_name)
-        self._clear_unfinished()
-        self._known = self.ledger.begin(lambda name: there.has(str(out / name)))
-        return described, [job for index, item in enumerate(self._wanted) if any((job := self._job(index, item, there))[1:])]
+def _write_manifest(where: OutputPaths, wanted: Sequence[Wanted], manifest: Path) -> int:
+    """List the candidates that are there. Returns: how many."""
+    there, count = DirectoryIndex(), 0
+    with written_whole(manifest) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for record in _records(where, wanted, manifest):
+            if there.has(str(where.out / record["file_name"])):
+                file.write(as_line(record))
+                count += 1
+    return count
 
-    def finish(self) -> None:
-        """Write the manifest."""
-        self.entries = self.ledger.finish(self._known, (item.source.mask_path for item in self._wanted))
 
-    def _job(self, index: int, item: Wanted, there: DirectoryIndex) -> Job:
-        make, measure = [], []
-        for k in item.ks:
-            name = self.place.name(item.source, k)
-            if not there.has(str(self.place.out / name)):
-                make.append(k)
-            elif name not in self._known:
-                measure.append(k)
-        beside = (str(path) for path, _ in self.place.beside(item.source))
-        return Job(index, tuple(make), tuple(measure), not all(map(there.has, beside)))
-
-    def _refuse_foreign(self, there: DirectoryIndex) -> None:
-        for source, ks in self._wanted:
-            for k in ks:
-                name = self.place.name(source, k)
-                if there.has(str(self.place.out / name)):
-                    raise ValueError(
-                        f"{self.place.out} must hold no candidates of another origin, got {name} without {self.ledger.settings_name}. "
-                        "Choose another --out, or move them away."
-                    )
-
-    def _clear_unfinished(self) -> None:
-        """Remove what a run that was killed in the middle of writing left behind. Of the data set's own folders nothing is touched."""
-        kinds = (self.place.folder, MASKS, REALS) if self.place.placed else (self.place.folder,)
-        folders = [self.place.out / subset / kind for subset in {item.source.subset for item in self._wanted} for kind in kinds]
-        for folder, begins in [(self.place.out, f".{self.ledger.manifest.stem}"), *((folder, ".") for folder in folders)]:
-            for name in os.listdir(folder) if folder.is_dir() else ():
-                if name.startswith(begins) and UNFINISHED.fullmatch(name):
-                    (folder / name).unlink(missing_ok=True)
+def _records(where: OutputPaths, wanted: Sequence[Wanted], manifest: Path) -> Iterator[dict[str, Any]]:
+    """Of the pairs wanted, in their order and by k, then of others, what was listed before."""
+    made_with = read_json(settings_file(manifest))
+    numbers = {item.source.mask_path: set(item.ks) for item in wanted}
+    others: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in read_manifest(manifest) if manifest.is_file() else ():
+        if record["k"] not in numbers.get(record["mask"], ()):
+            others[record["mask"]].append(record)
+    for source, ks in wanted:
+        records = [
+            {
+                "file_name": where.name(source, k), "real": source.real, "mask": source.mask_path, "k": k,
+                "seed": candidate_seed(made_with["seed"], source.image, source.mask, k),
+                **{name: made_with[name] for name in ("steps", "size", "vae", "unet")},
+            }
+            for k in ks
+        ]  # fmt: skip
+        yield from sorted(records + others.pop(source.mask_path, []), key=itemgetter("k"))
+    for group in others.values():
+        yield from group

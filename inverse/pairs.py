@@ -1,22 +1,41 @@
-"""Pairs added one after another to a data set in iHarmony4's layout, never over what it holds (SPEC §7)."""
+"""Pairs added to a data set in iHarmony4's layout, never over what it holds (SPEC §7)."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
+from tqdm.auto import tqdm
 
 from ..common.files import written_whole
 from ..common.images import save_image, tensor_to_pil
 from ..common.masks import check_image, check_image_and_mask
-from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name
+from ..common.run_folder import clear_unfinished
+from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name, write_list
+from ..dataset.same_files import place_once
+from .manifest import Candidate
 
 MASK = "1"  # a pair is added with one mask
+
+
+def write_pairs(folder: Path, candidates: Iterable[Candidate], out: Path, list_file: str) -> list[str]:
+    """Links to, or copies of, candidates of `folder` in the data set `out`, which must be held, as composites with their masks and real
+    images; and their list. What is there is left. Returns: the list's lines.
+
+    Raises: ValueError where another file is in a place.
+    """
+    candidates = list(candidates)
+    files = {target: source for one in candidates for source, target in zip(one, (one.composite, one.real, one.mask))}
+    clear_unfinished(out, {os.path.dirname(target) for target in files})
+    for target, source in tqdm(files.items(), desc="Placing", unit="file", delay=1, dynamic_ncols=True):
+        place_once(folder / source, out / target)
+    names = [one.composite for one in candidates]
+    write_list(out / list_file, names)
+    return names
 
 
 def save_pair(
@@ -26,7 +45,8 @@ def save_pair(
 
     composites: [N,3,H,W], real: [1,3,H,W], floating, -1..1. mask: [1,1,H,W] in 0..1, kept soft. They become
     `<subset>/real_images/<name>-<number>.png`, `masks/<name>-<number>_1.png` and `composite_images/<name>-<number>_1_<k>.png`, k from 1,
-    with the first number after all that the subset has. Files appear whole, and the list names them last.
+    with the first number after all that the subset has. Files appear whole, and the list names them last; others that add at the same
+    time wait.
     Returns: the composites' paths below `output`.
     Raises: ValueError for a name that leads out of its folder, a link that leads out of `output`, shapes that do not fit, or a list
     that is no plain file. Source: SPEC §7.
@@ -37,23 +57,25 @@ def save_pair(
             raise ValueError(f"{what} must not begin or end with a space, got {part!r}. Rename it.")
     _check_images(composites, mask, real)
     root = Path(output) / dataset
-    folders = {kind: root / subset / kind for kind in (REALS, MASKS, COMPOSITES)}
-    for folder in folders.values():
+    reals, masks, places = (root / subset / kind for kind in (REALS, MASKS, COMPOSITES))
+    for folder in (reals, masks, places):
         _make_inside(folder, Path(output))
-    listed = _read_list(root / TRAIN_LIST)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".pair-") as scratch:
-        staged = _write(Path(scratch), composites, mask, real)
-        for number in itertools.count(_next_number(name, folders.values())):
-            targets = list(_targets(folders, f"{name}-{number:05d}", len(composites)))
-            if _move_all(staged, targets):
-                break
-        made = targets[2:]
+    with FileLock(root / ".lock"):
+        listed = _read_list(root / TRAIN_LIST)
+        image = f"{name}-{_next_number(name, (reals, masks, places)):05d}"
+        made = [places / composite_name(image, MASK, k) for k in range(1, len(composites) + 1)]
+        real_file, mask_file = reals / f"{image}.png", masks / f"{image}_{MASK}.png"
         try:
+            for picture, path in zip((real, *composites), (real_file, *made), strict=True):
+                save_image(picture, path)
+            with written_whole(mask_file) as temporary:
+                tensor_to_pil(mask.to(torch.float32).expand(-1, 3, -1, -1) * 2 - 1)[0].convert("L").save(temporary)
             lines = "".join(f"{path.relative_to(root).as_posix()}\n" for path in made)
             with written_whole(root / TRAIN_LIST) as temporary:
                 temporary.write_bytes(listed + lines.encode())
         except BaseException:
-            _remove(targets)
+            for path in (real_file, mask_file, *made):
+                path.unlink(missing_ok=True)
             raise
     return [path.relative_to(output) for path in made]
 
@@ -83,56 +105,7 @@ def _read_list(path: Path) -> bytes:
     return listed if not listed or listed.endswith(b"\n") else listed + b"\n"
 
 
-def _write(folder: Path, composites: torch.Tensor, mask: torch.Tensor, real: torch.Tensor) -> list[Path]:
-    """Files in the order of `_targets`."""
-    grey = tensor_to_pil(mask.to(torch.float32).expand(-1, 3, -1, -1) * 2 - 1)[0].convert("L")
-    paths = [folder / "real.png", folder / "mask.png", *(folder / f"{k}.png" for k in range(len(composites)))]
-    grey.save(paths[1])
-    for picture, path in zip((real, *composites), (paths[0], *paths[2:]), strict=True):
-        save_image(picture, path)
-    return paths
-
-
-def _targets(folders: dict[str, Path], image: str, count: int) -> Iterator[Path]:
-    yield folders[REALS] / f"{image}.png"
-    yield folders[MASKS] / f"{image}_{MASK}.png"
-    for k in range(1, count + 1):
-        yield folders[COMPOSITES] / composite_name(image, MASK, k)
-
-
-def _next_number(name: str, folders: list[Path]) -> int:
+def _next_number(name: str, folders: Iterable[Path]) -> int:
     numbered = re.compile(rf"{re.escape(name)}-(\d+)[_.].*", re.IGNORECASE)  # some disks do not tell cases apart
     found = (numbered.fullmatch(entry) for folder in folders for entry in os.listdir(folder))
     return max((int(match[1]) for match in found if match), default=0) + 1
-
-
-def _move_all(sources: list[Path], targets: list[Path]) -> bool:
-    """All of them to their places, or none when a place is taken: False."""
-    if any(os.path.lexists(target) for target in targets):
-        return False
-    moved = []
-    try:
-        for source, target in zip(sources, targets, strict=True):
-            _move_new(source, target)
-            moved.append(target)
-    except FileExistsError:  # another process was faster
-        _remove(moved)
-        return False
-    except BaseException:
-        _remove(moved)
-        raise
-    return True
-
-
-def _move_new(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, which a link could tell of a file that came up meanwhile
-        source.rename(target)
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

@@ -1,27 +1,26 @@
-"""Select in a folder of candidates: the chosen ones placed where trainers look, their list, and what was rejected and why (SPEC §6)."""
+"""Select among candidates: the chosen ones in a folder to train on, with their list, and what was rejected and why (SPEC §6)."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..classifier.checkpoint import load_harmony_classifier
-from ..common.files import read_json, written_whole
+from ..common.files import check_folder, written_whole
 from ..common.processes import on_main, processes
-from ..common.run_folder import digest, hold, let_go
-from ..dataset.layout import COMPOSITES, TRAIN_LIST, place, write_list
-from ..dataset.same_files import same_file
-from .manifest import MANIFEST
-from .scoring import SCORE, Group, Manifest, score_candidates
+from ..common.run_folder import claim, clear_unfinished, digest, hold, let_go
+from ..dataset.layout import TRAIN_LIST
+from .manifest import Candidate, read_made_with, read_pairs
+from .pairs import write_pairs
+from .scoring import SCORES, Score, score_candidates
 from .selection import REASONS, Choice, check_limits, choose_candidates
 
-logger = logging.getLogger("diffharmony")
-RESULT, SHEET = "selection.json", "selection.png"
-PLACING = ".selection.txt"  # the list of what is being placed, for the run after a kill
+RESULT, SHEET, SETTINGS = "selection.json", "selection.png", "selection.settings.json"
+Pairs = Sequence[Sequence[Candidate]]
 
 
 @dataclass(frozen=True)
@@ -34,163 +33,91 @@ class Limits:
     max_score: float | None = None
 
 
-def select_in_folder(
-    folder: Path, classifier_path: Path, limits: Limits = Limits(), *, list_file: str = TRAIN_LIST, pictures: int = 8, device=None,
-    batch_size: int = 32, workers: int = 2,
+def select_candidates(
+    data: Path, out: Path, classifier_path: Path, limits: Limits = Limits(), *, list_file: str = TRAIN_LIST, pictures: int = 8,
+    device=None, batch_size: int = 32, workers: int = 2,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score the candidates of `folder` (`diffharmony generate`), choose, place the chosen in `<subset>/composite_images/`, and write
-    the list, selection.json and selection.png; called by every process, the first one chooses and writes.
+    """Score the candidates of `data` (`diffharmony generate`), choose, and place the chosen, their masks and real images in `out`, with
+    the list, scores.jsonl, selection.json and selection.png; called by every process, the first one chooses and writes.
 
-    What an earlier selection placed and this one does not choose is taken away again, where it still is the candidate's image. Returns:
-    what selection.json holds, and `scored`.
-    Raises, before anything is taken away: FileExistsError where the list, or a composite, is there and not from an earlier selection;
-    ValueError for limits that leave nothing, a damaged manifest, or an earlier list with other lines in it; FileNotFoundError for a
-    missing manifest; RuntimeError when another run is under way in the folder.
+    Other limits later need no other scores; what is listed no longer stays where it is. Returns: what selection.json holds, and `scored`.
+    Raises, before anything is written: FileExistsError where the list is there and not from an earlier selection; ValueError for limits
+    that leave nothing, a damaged manifest, an `out` that was begun with other candidates, or an earlier list with other lines in it;
+    FileNotFoundError for a missing manifest; RuntimeError when another run is under way in `out`.
     """
     check_limits(**vars(limits))
-    if not _is_list_name(list_file):
+    if list_file in ("", ".", "..", RESULT, SHEET, SETTINGS, SCORES) or PurePosixPath(list_file).name != list_file or "\\" in list_file:
         raise ValueError(f"list must be a file name of its own in the folder, got {list_file!r}. Choose {TRAIN_LIST}, say.")
-    classifier = load_harmony_classifier(classifier_path)
-    classifier_digest = digest(classifier_path)
+    check_folder(out, "--out")
+    classifier, classifier_digest = load_harmony_classifier(classifier_path), digest(classifier_path)
+    if not data.is_dir():
+        raise FileNotFoundError(f"folder of candidates {data.name!r} must exist, looked in {data.absolute().parent}. Check --data.")
+    pairs = read_pairs(data)
     try:
-        on_main(lambda: _begin(folder, list_file))
-        manifest = Manifest(folder / MANIFEST)
-        placed = on_main(lambda: _placed(folder, manifest))
+        on_main(lambda: _begin(data, out, list_file, pairs))
         device = processes().device if device is None else device
-        scored = score_candidates(folder, manifest, classifier, classifier_digest, device=device, batch_size=batch_size, workers=workers)
-        return on_main(lambda: {**_choose(folder, list_file, limits, classifier_digest, placed, pictures), "scored": scored})
+        scores, scored = score_candidates(
+            data, pairs, out, classifier, classifier_digest, device=device, batch_size=batch_size, workers=workers
+        )  # fmt: skip
+        return on_main(lambda: {**_choose(data, out, list_file, limits, classifier_digest, pairs, scores, pictures), "scored": scored})
     finally:
-        let_go(folder)
+        let_go(out)
 
 
-def _begin(folder: Path, list_file: str) -> None:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder of candidates {folder.name!r} must exist, looked in {folder.absolute().parent}. Check --data.")
-    hold(folder)
-    if (folder / list_file).exists() and list_file not in _earlier(folder):
-        raise FileExistsError(
-            f"list must be a new file, or an earlier selection's, got {folder / list_file}. Choose another --list, IHD_selected.txt say."
-        )
+def _begin(data: Path, out: Path, list_file: str, pairs: Pairs) -> None:
+    made_with, path = read_made_with(data, "--data"), out / list_file
+    out.mkdir(parents=True, exist_ok=True)
+    hold(out, "--out")
+    if path.exists():
+        if not any((out / name).is_file() for name in (SETTINGS, RESULT)):
+            raise FileExistsError(f"list must be a new file, or an earlier selection's, got {path}. Choose another --out.")
+        ours = {row.composite for pair in pairs for row in pair}
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.strip() and line not in ours:
+                raise ValueError(
+                    f"every line of {path}, which is written anew, must be a composite that select placed, got {line!r}. Keep the edited "
+                    "list elsewhere, or choose another --out."
+                )
+    claim(out, {**made_with, "list": list_file}, SETTINGS)
+    clear_unfinished(out, [""])
 
 
 def _choose(
-    folder: Path, list_file: str, limits: Limits, classifier_digest: str, placed: dict[str, str], pictures: int
+    data: Path, out: Path, list_file: str, limits: Limits, classifier_digest: str, pairs: Pairs, scores: dict[str, Score], pictures: int
 ) -> dict[str, Any]:  # fmt: skip
-    manifest = Manifest(folder / MANIFEST)  # with the scores
-    earlier = _earlier(folder)
-    counts, chosen, without, shown = Counter(), [], [], []
-    every = max(1, len(manifest) // pictures) if pictures else 0
-    for number, group in enumerate(manifest):
-        choice = choose_candidates([row[SCORE] for row in group], [row["distance"] for row in group], **vars(limits))
-        counts.update(choice.rejected.values())
-        names = [(group[index]["file_name"], _target(group[index]["file_name"])) for index in choice.chosen]
-        chosen += names
-        if not names:
-            without.append(PurePosixPath(group[0]["mask"]).with_suffix("").as_posix())
-        if every and number % every == 0 and len(shown) < pictures:
-            shown.append((group, choice))
+    choices = []
+    for pair in pairs:
+        values = [scores[row.file_name] for row in pair]
+        choices.append(choose_candidates([one.score for one in values], [one.distance for one in values], **vars(limits)))
+    counts = Counter(reason for choice in choices for reason in choice.rejected.values())
+    chosen = [pair[index] for pair, choice in zip(pairs, choices) for index in choice.chosen]
+    without = [PurePosixPath(pair[0].mask).with_suffix("").as_posix() for pair, choice in zip(pairs, choices) if not choice.chosen]
+    candidates = sum(map(len, pairs))
     if not chosen:
         rejected = ", ".join(f"{count} {reason}" for reason in REASONS if (count := counts[reason]))
         raise ValueError(f"selection must leave at least one composite, got none ({rejected}). Relax its limits.")
-    targets = [target for _, target in chosen]
-    _check_free(folder, chosen)
-    write_list(folder / PLACING, targets)
-    _write_result(folder, {"command": "select", "unfinished": True, "lists": sorted({*earlier, list_file, PLACING})})
-    for source, target in chosen:
-        if not (folder / target).exists():
-            place(folder / source, folder / target)
-    write_list(folder / list_file, targets)
-    for target in placed.keys() - set(targets):
-        if same_file(folder / placed[target], folder / target):
-            (folder / target).unlink()
-        elif (folder / target).exists():
-            logger.warning("%s is left, but listed no longer: it is not the candidate's image.", folder / target)
+    write_pairs(data, chosen, out, list_file)
     result = {
         "command": "select",
         "classifier": classifier_digest,
         "limits": vars(limits),
-        "pairs": len(manifest),
-        "candidates": manifest.count,
+        "pairs": len(pairs),
+        "candidates": candidates,
         "chosen": len(chosen),
-        "within_limits": manifest.count - sum(counts.values()),
+        "within_limits": candidates - counts.total(),
         "rejected": {reason: counts[reason] for reason in REASONS},
         "without_choice": without,
         "lists": [list_file],
     }
-    _write_result(folder, result)
-    for path in {*earlier, PLACING}:
-        if path != list_file:
-            (folder / path).unlink(missing_ok=True)
-    if shown:
-        _draw(folder, shown, folder / SHEET)
+    with written_whole(out / RESULT) as temporary:
+        temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if pictures:
+        shown = list(zip(pairs, choices))[:: max(1, len(pairs) // pictures)][:pictures]
+        _draw(data, shown, scores, out / SHEET)
     return result
 
 
-def _write_result(folder: Path, result: dict[str, Any]) -> None:
-    with written_whole(folder / RESULT) as temporary:
-        temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _target(candidate: str) -> str:
-    """`<subset>/cand_composite_images/<name>` -> `<subset>/composite_images/<name>`."""
-    path = PurePosixPath(candidate)
-    return (path.parent.parent / COMPOSITES / path.name).as_posix()
-
-
-def _is_list_name(name: Any) -> bool:
-    """Whether a list may have this name: in the folder, and not of another file that is written there."""
-    taken = ("", "..", MANIFEST, RESULT, SHEET)
-    return isinstance(name, str) and name not in taken and PurePosixPath(name).name == name and "\\" not in name
-
-
-def _earlier(folder: Path) -> list[str]:
-    """The lists that an earlier selection wrote. Raises: ValueError for what are no names of lists in the folder."""
-    path = folder / RESULT
-    lists = read_json(path).get("lists", []) if path.is_file() else []
-    if not isinstance(lists, list) or not all(map(_is_list_name, lists)):
-        raise ValueError(f"lists in {path} must be file names of their own in its folder, got {lists!r}. Mend it.")
-    return lists
-
-
-def _placed(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """What an earlier selection placed, composite -> its candidate.
-
-    Raises: ValueError for a line of its lists that is none of these, or a link where composites go that leads elsewhere.
-    """
-    listed = {}
-    for path in (folder / name for name in _earlier(folder)):
-        if path.is_file():
-            listed |= {line: path for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()}
-    placed, parents = {}, set()
-    for name in (row["file_name"] for group in manifest for row in group):
-        target = _target(name)
-        parents.add(PurePosixPath(target).parent)
-        if target in listed and target != name:
-            placed[target] = name
-    for line, path in listed.items():
-        if line not in placed:
-            raise ValueError(
-                f"every line of {path}, which is written anew, must be a composite that select placed, got {line!r}. Keep the edited list "
-                f"under another name, remove such lines from {path.name}, and run select again."
-            )
-    for parent in parents:
-        if (found := (folder / parent).resolve()) != folder.resolve() / parent:
-            raise ValueError(f"{folder / parent} must be a folder of its own, got a link to {found}. Remove the link.")
-    return placed
-
-
-def _check_free(folder: Path, chosen: list[tuple[str, str]]) -> None:
-    """Raises: FileExistsError where another image is in a chosen candidate's place, before any is placed."""
-    for source, target in chosen:
-        path = folder / target
-        if path.exists() and not same_file(folder / source, path):
-            raise FileExistsError(
-                f"{path} must be free for the chosen candidate of that name, got another image. Move it away, or make the candidates in a "
-                "folder of their own: diffharmony generate --out FOLDER."
-            )
-
-
-def _draw(folder: Path, shown: list[tuple[Group, Choice]], path: Path) -> None:
+def _draw(folder: Path, shown: list[tuple[Sequence[Candidate], Choice]], scores: dict[str, Score], path: Path) -> None:
     """Write as PNG, a line for each pair: the real image, the chosen candidate, and all candidates with score and distance."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -202,14 +129,15 @@ def _draw(folder: Path, shown: list[tuple[Group, Choice]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for line, (group, choice) in enumerate(shown):
         best = choice.chosen[0] if choice.chosen else None
-        cells: list[tuple[str | None, str, str]] = [(group[0]["real"], "real", "black")]
+        cells: list[tuple[str | None, str, str]] = [(group[0].real, "real", "black")]
         if best is None:
             cells.append((None, "none chosen", "#c8553d"))
         else:
-            cells.append((group[best]["file_name"], f"chosen: k = {group[best].get('k', best)}", "black"))
+            cells.append((group[best].file_name, f"chosen: k = {group[best].k}", "black"))
         for index, row in enumerate(group):
             colour = "#0b6e4f" if index in choice.chosen else "#8a8a8a" if index in choice.rejected else "black"
-            cells.append((row["file_name"], f"{row[SCORE]:.2f}, distance {row['distance']:.0f}", colour))
+            score, distance = scores[row.file_name]
+            cells.append((row.file_name, f"{score:.2f}, distance {distance:.0f}", colour))
         for column, (name, label, colour) in enumerate(cells):
             bottom = height - (side + title) * (line + 1)
             axes = figure.add_axes([side * column / width, bottom / height, side * 0.97 / width, side * 0.97 / height])

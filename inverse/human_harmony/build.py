@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -12,12 +11,12 @@ from typing import Any, NamedTuple
 from ...classifier.checkpoint import load_harmony_classifier
 from ...common.files import written_whole
 from ...common.processes import on_main
-from ...common.run_folder import UNFINISHED, claim, hold, let_go
+from ...common.run_folder import claim, clear_unfinished, hold, let_go
 from ...dataset.foreground_ratio import PICTURE, check_data_set, draw_shares
 from ...dataset.layout import CANDIDATES, COMPOSITES, MASKS, REALS, TEST_LIST, TRAIN_LIST, check_name, write_list
 from ...dataset.same_files import same_files
 from ..generate import Wanted, load_pair, make_candidates
-from ..select_folder import Limits, select_in_folder
+from ..select_folder import Limits, select_candidates
 from ..settings import Recipe
 from ..sources import Source
 from .dry_run import InputSpec, check_report, counts_of, in_words
@@ -68,14 +67,14 @@ def build_data_set(wanted: InputSpec, options: BuildOptions, out: Path, *, subse
     `composite_images`, the lists IHD_train.txt and IHD_test.txt, human_harmony.json (what it returns), damage.jsonl (or `report`), and
     figure2.png. Returns: JSON-able counts of what was found, dropped and why, made, chosen, and of both lists.
     Raises: ValueError when the folder was begun with other settings or holds another data set, or nothing is left to take; RuntimeError
-    when another run is under way in it; as make_candidates, select_in_folder. Source: SPEC §6.
+    when another run is under way in it; as make_candidates, select_candidates. Source: SPEC §6.
     """
     check_name(subset, "subset")
     prepared = on_main(lambda: _prepare(wanted, options, out, subset, report))
     ks = range(1, options.candidates + 1)
     made = make_candidates(out, out, [Wanted(source, ks) for source in prepared.sources], options.recipe, on_bad_image=wanted.on_bad_image)
-    selection = select_in_folder(
-        out, options.classifier, options.limits, list_file=SELECTED, device=options.recipe.device, batch_size=options.batch_size,
+    selection = select_candidates(
+        out, out, options.classifier, options.limits, list_file=SELECTED, device=options.recipe.device, batch_size=options.batch_size,
         workers=options.workers,
     )  # fmt: skip
     counts = {**prepared.counts, "candidates": {"made": made.made, "found": made.found, "bad_images": made.bad}, "selection": selection}
@@ -117,10 +116,7 @@ def _take(out: Path, subset: str, settings: dict[str, Any]) -> None:
             if path.exists():
                 raise ValueError(f"--out must be a new folder, or one that human-harmony began, got {path} in it. Choose another --out.")
     claim(out, settings, SETTINGS)
-    for folder in (out, *(out / subset / kind for kind in (REALS, MASKS, CANDIDATES, COMPOSITES))):
-        for name in os.listdir(folder) if folder.is_dir() else ():
-            if UNFINISHED.fullmatch(name) and (folder / name).is_file():
-                (folder / name).unlink(missing_ok=True)
+    clear_unfinished(out, ("", *(f"{subset}/{kind}" for kind in (REALS, MASKS, CANDIDATES, COMPOSITES))))
 
 
 def _finish(prepared: Prepared, options: BuildOptions, out: Path, counts: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What there is to build from, and --dry-run. Without PyTorch: a table of any length is read in little memory."""
+"""What there is to build from, and --dry-run, which does without PyTorch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def plan_data_set(
     train, test = split_photographs(names, seed=seed, test_share=test_share)
     return {
         **counts_of(wanted, seen, problems, names), "pairs": pairs, "to_make": pairs * candidates, "train": len(train), "test": len(test),
-        "first_damage": problems.first(SHOWN),
+        "first_damage": problems.all()[:SHOWN],
     }  # fmt: skip
 
 

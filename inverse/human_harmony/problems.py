@@ -1,4 +1,4 @@
-"""What is wrong with the input, by line: counted, and written to a report, however much of it there is."""
+"""What is wrong with the input, by line: counted, and written to a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...common.files import written_whole
-from .table import scratch_database
 
 OnBad = Literal["stop", "skip"]
 # Kinds of damaged rows; all other kinds are of photographs and masks.
@@ -18,15 +17,13 @@ ROW_KINDS = ("encoding", "columns", "image_id", "sides", "class_id", "runs")
 class Problems:
     """Collects what is wrong, or stops at the first thing that is: rows and images each as told.
 
-    source: the CSV file or the folder of masks, for messages. Entries lie on disk, so that a file of nothing but problems needs no more
-    memory than another.
+    source: the CSV file or the folder of masks, for messages.
     """
 
     def __init__(self, source: Path, on_bad_row: OnBad = "skip", on_bad_image: OnBad = "skip"):
         self.source, self._on_bad_row, self._on_bad_image = source, on_bad_row, on_bad_image
         self.counts: Counter[str] = Counter()
-        self._database = scratch_database()
-        self._database.execute("CREATE TABLE problems (line INTEGER, name TEXT, kind TEXT, message TEXT)")
+        self._found: list[dict[str, Any]] = []
 
     @property
     def rows(self) -> int:
@@ -40,20 +37,13 @@ class Problems:
             place = f"line {line} of {self.source}" if line is not None else f"{name} in {self.source}"
             raise ValueError(f"{place}: {message} ({option} skip leaves it out, and reports it.)")
         self.counts[kind] += 1
-        self._database.execute("INSERT INTO problems VALUES (?, ?, ?, ?)", (line, name, kind, message))
+        self._found.append({"line": line, "name": name, "kind": kind, "message": message})
 
-    def first(self, count: int) -> list[dict[str, Any]]:
-        """The first `count` entries, by line, then by name."""
-        return [_entry(*values) for values in self._ordered(count)]
+    def all(self) -> list[dict[str, Any]]:
+        """By line, then by name: {"line": int or null, "name", "kind", "message"}."""
+        return sorted(self._found, key=lambda one: (one["line"] or 0, one["name"]))
 
     def write(self, path: Path) -> None:
-        """All entries as JSON lines, by line, then by name: {"line": int or null, "name", "kind", "message"}; whole or not at all."""
+        """All as JSON lines; whole or not at all."""
         with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(_entry(*values), ensure_ascii=False) + "\n" for values in self._ordered(-1))
-
-    def _ordered(self, count: int):
-        return self._database.execute("SELECT line, name, kind, message FROM problems ORDER BY line, name, rowid LIMIT ?", (count,))
-
-
-def _entry(line: int | None, name: str, kind: str, message: str) -> dict[str, Any]:
-    return {"line": line, "name": name, "kind": kind, "message": message}
+            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in self.all())

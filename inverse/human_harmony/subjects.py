@@ -15,11 +15,10 @@ from .problems import Problems
 from .filters import Filters
 from .photographs import PhotographFolder, size_of, without_suffix, wrong_with
 from .rle import RunMask, merge_runs, parse_runs
-from .table import CLASS_COLUMN, Record, Table, read_index
+from .table import CLASS_COLUMN, BadRow, Place, Table
 
 ONLY_MASK = "1"  # of a photograph with one mask
 LARGEST_SIDE = 2**31 - 1
-MOST_PARTS = 64  # that are held before they are merged: a photograph of very many rows needs no more memory than its mask
 
 
 @dataclass(frozen=True)
@@ -66,91 +65,85 @@ class Counts:
 def csv_subjects(path: Path, photographs: PhotographFolder, filters: Filters, problems: Problems, counts: Counts) -> Iterator[Subject]:
     """The photographs that the CSV has outlines for, in the order of their first rows; the mask is the union of all valid parts.
 
-    Rows of one photograph need not be adjacent. Memory does not grow with the number of rows: the first pass notes on disk where each
-    photograph's rows lie, the second reads them there.
+    Rows of one photograph need not be adjacent: the first pass notes where they are, the second reads them there.
     Raises: as Table; ValueError for problems, where that is to stop. Source: SPEC §6.
     """
     table = Table(path, with_classes=filters.by_class)
-
-    def on_problem(kind: str, message: str, record: Record) -> None:
-        problems.add(kind, message, line=record.line)
-
-    with tqdm(total=table.bytes, desc=path.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-        index, counts.rows = read_index(table, _photograph_name, on_problem, lambda offset: bar.update(offset - bar.n))
-    for name, places in tqdm(index.photographs(), total=index.count(), desc="Photographs", unit="photograph", dynamic_ncols=True):
+    places = _places(table, problems, counts)
+    for name in tqdm(places, desc="Photographs", unit="photograph", dynamic_ncols=True):
         counts.photographs += 1
         counts.in_keep_list += filters.keeps(name)
         photograph = photographs.find(name)
-        size = _photograph_size(table, table.records(places), photograph)
-        mask, classes = _union(table, name, table.records(places), problems, size)
+        mask, classes = _union(name, list(table.rows(places[name])), problems, size_of(photograph))
         reason = filters.drops_name(name)
         if reason is None:
             reason = "no_valid_part" if mask is None else filters.drops_classes(classes) or filters.drops_share(mask.share)
         if reason is None and (wrong := wrong_with(photograph, mask.size)):
             reason, message = wrong
-            problems.add(reason, message, line=places[0].line, name=name)
+            problems.add(reason, message, line=places[name][0].line, name=name)
         if reason is None:
             yield Subject(name, ONLY_MASK, photograph, mask)
         else:
             counts.dropped[reason] += 1
 
 
-def _photograph_name(image_id: str) -> str:
-    name = without_suffix(image_id)
-    check_name(name, "ImageId")
-    return name
-
-
-def _photograph_size(table: Table, records: Iterator[Record], photograph: Path | None) -> tuple[int, int] | None:
-    """Height and width of the photograph, where a row says the same; a row of another size is the damaged one then."""
-    found = size_of(photograph)
-    sides = None if found is None else (str(found[1]), str(found[0]))
-    given = ((table.value(record, "Height"), table.value(record, "Width")) for record in records) if sides else ()
-    return (found[1], found[0]) if sides in given else None
+def _places(table: Table, problems: Problems, counts: Counts) -> dict[str, list[Place]]:
+    """Photograph -> its rows, by the first of them."""
+    places: dict[str, list[Place]] = {}
+    with tqdm(total=table.path.stat().st_size, desc=table.path.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
+        for place, line in table.lines():
+            counts.rows += 1
+            bar.update(len(line))
+            try:
+                name = without_suffix(table.parse(line)["ImageId"])
+                check_name(name, "ImageId")
+                places.setdefault(name, []).append(place)
+            except ValueError as error:
+                problems.add(error.kind if isinstance(error, BadRow) else "image_id", str(error), line=place.line)
+    return places
 
 
 def _union(
-    table: Table, name: str, records: Iterator[Record], problems: Problems, size: tuple[int, int] | None
+    name: str, rows: list[tuple[Place, dict[str, str]]], problems: Problems, photograph: tuple[int, int] | None
 ) -> tuple[RunMask | None, set[int]]:
-    """The union of a photograph's valid parts, None without any, and their classes. size: height and width that each must have; None: the
-    first valid part's."""
+    """The union of a photograph's valid parts, None without any, and their classes. photograph: its width and height. Each part must have
+    that size where a row says so, else the first valid part's: a row of another size is the damaged one."""
     parts: list[np.ndarray] = []
-    whose, classes = "the photograph's", set()
-    for record in records:
+    size, whose, classes = None, "the photograph's", set()
+    if photograph and any((row["Width"], row["Height"]) == tuple(map(str, photograph)) for _, row in rows):
+        size = photograph[::-1]
+    for place, row in rows:
         kind = "sides"
         try:
-            found = _side(table, record, "Height"), _side(table, record, "Width")
+            found = _side(row, "Height"), _side(row, "Width")
             if size not in (None, found):
                 raise ValueError(f"Height, Width must be {whose} {size[0]}, {size[1]}, got {found[0]}, {found[1]}. Mend it.")
             kind = "class_id"
-            class_id = _class(table, record)
+            class_id = _class(row)
             kind = "runs"
-            part = parse_runs(table.value(record, "EncodedPixels"), *found)
+            parts.append(parse_runs(row["EncodedPixels"], *found))
         except ValueError as error:
-            problems.add(kind, str(error), line=record.line, name=name)
+            problems.add(kind, str(error), line=place.line, name=name)
             continue
         if size is None:
-            size, whose = found, f"line {record.line}'s"
-        parts.append(part)
-        if len(parts) >= MOST_PARTS:
-            parts = [merge_runs(*parts)]
+            size, whose = found, f"line {place.line}'s"
         if class_id is not None:
             classes.add(class_id)
     return RunMask(merge_runs(*parts), *size) if parts else None, classes
 
 
-def _side(table: Table, record: Record, column: str) -> int:
-    text = table.value(record, column)
+def _side(row: dict[str, str], column: str) -> int:
+    text = row[column]
     value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
     if not 1 <= value <= LARGEST_SIDE:
         raise ValueError(f"{column} must be a whole number of at least 1, got {text[:40]!r}. Mend the row.")
     return value
 
 
-def _class(table: Table, record: Record) -> int | None:
-    if CLASS_COLUMN not in table.columns:
+def _class(row: dict[str, str]) -> int | None:
+    text = row.get(CLASS_COLUMN)
+    if text is None:
         return None
-    text = table.value(record, CLASS_COLUMN)
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
         raise ValueError(f"ClassId must be a whole number, got {text[:40]!r}. Mend the row.")
     return int(text)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from ...classifier.model import HarmonyClassifier
+from ...common.hashing import hash64
 from ...dataset.pairs import Pair
 from ...dataset.same_files import same_files
 from ..config import DataConfig
@@ -92,8 +93,7 @@ def split_photographs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[l
     """
     sides: tuple[list[int], list[int]] = ([], [])
     for index, photograph in enumerate(photographs_of(pairs)):
-        digest = hashlib.sha256(json.dumps([seed, *photograph]).encode()).digest()
-        sides[int.from_bytes(digest[:8], "big") < share * 2**64].append(index)
+        sides[hash64(seed, *photograph) < share * 2**64].append(index)
     if share and not all(sides):
         which = "trained on" if sides[1] else "held out"
         raise ValueError(

@@ -157,7 +157,7 @@ def test_candidates_of_another_photograph_or_mask_of_that_name_are_refused(model
     (tmp_path / "out" / name).unlink()
     shutil.copy(other / name, tmp_path / "out" / name)
     assert main(command("augment", models, same, tmp_path / "out", "--from-candidates", generated)) == 1
-    assert f"{tmp_path / 'out' / name} must be a copy of {same / name}, got another file" in capsys.readouterr().err
+    assert f"{tmp_path / 'out' / name} must be a copy of {generated / name}, got another file" in capsys.readouterr().err
     assert contents(tmp_path / "out") == {**before, name: (other / name).read_bytes()}
 
 

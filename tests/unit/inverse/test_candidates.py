@@ -144,7 +144,7 @@ def test_a_seed_is_of_its_four_alone(base, image, mask, k):
 
 
 def test_seeds_stay_what_they_are():
-    """DirectoryIndex made with an earlier version must go on: the numbers are part of the format."""
+    """Folders made with an earlier version must go on: the numbers are part of the format."""
     assert candidate_seed(0, "a0001", "1", 1) == 7960689815541832123
     assert candidate_seed(7, "größe", "1", 10) == candidate_seed(7, "gro\u0308ße", "1", 10) == 1889882558469425910
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from diffharmony.common.images import load_image, load_mask
 from diffharmony.dataset.pairs import read_list
-from diffharmony.inverse import pairs
 from diffharmony.inverse.pairs import save_pair
 
 
@@ -31,7 +31,8 @@ def save(output, dataset="pairs", subset="Own", name="photo", **options):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def test_files_lie_in_the_layout_with_the_values_given(tmp_path):
@@ -108,35 +109,15 @@ def test_what_is_there_is_never_overwritten(tmp_path, kept):
     assert path.read_bytes() == b"mine"
 
 
-def test_a_file_that_another_process_made_meanwhile_is_left_alone(tmp_path, monkeypatch):
-    """The number that both found free goes to the faster; of the slower one's attempt nothing stays."""
-    folder = tmp_path / "pairs" / "Own"
-    link = os.link
-
-    def slower(source, target):
-        if Path(target) == folder / "masks" / "photo-00001_1.png" and not Path(target).exists():
-            Path(target).write_bytes(b"theirs")
-        link(source, target)
-
-    monkeypatch.setattr(pairs.os, "link", slower)
-    assert save(tmp_path)[0].name == "photo-00002_1_1.png"
-    found = files(folder)
-    assert found["masks/photo-00001_1.png"] == b"theirs"
-    assert sorted(found) == [
-        "composite_images/photo-00002_1_1.png",
-        "masks/photo-00001_1.png",
-        "masks/photo-00002_1.png",
-        "real_images/photo-00002.png",
-    ]
-
-
-def test_without_hard_links_files_are_moved(tmp_path, monkeypatch):
-    def refused(source, target):
-        raise PermissionError("no hard links here")
-
-    monkeypatch.setattr(pairs.os, "link", refused)
-    assert [save(tmp_path)[0].name for _ in range(2)] == ["photo-00001_1_1.png", "photo-00002_1_1.png"]
-    assert len(read_list(tmp_path / "pairs", "IHD_train.txt")) == 2
+def test_others_that_add_at_the_same_time_wait(tmp_path):
+    save(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(tmp_path / "pairs" / ".lock"):
+            other = pool.submit(save, tmp_path)
+            with pytest.raises(TimeoutError):
+                other.result(timeout=0.2)
+            (tmp_path / "pairs" / "Own" / "masks" / "photo-00002_1.png").write_bytes(b"theirs")
+        assert other.result()[0].name == "photo-00003_1_1.png"
 
 
 def test_the_list_keeps_what_it_had(tmp_path):

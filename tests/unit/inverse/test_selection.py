@@ -1,8 +1,10 @@
-"""Selection: which candidates are kept, and the command in a folder of candidates, gone on with after a kill, over processes."""
+"""Selection: which candidates are kept, and the command on a folder of candidates, gone on with after a kill, over processes."""
 
 import json
 import math
+import random
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,6 @@ from diffharmony.classifier.inference import unharmonious_probability
 from diffharmony.classifier.model import HarmonyClassifier
 from diffharmony.dataset.pairs import read_list
 from diffharmony.inverse import choose_candidates
-from diffharmony.inverse.scoring import JOURNALS
 from diffharmony.inverse.selection import NOT_FINITE, TOO_FAR, TOO_NEAR, TOO_SURE
 from diffharmony.tests.made.inverse import contents
 
@@ -96,9 +97,8 @@ def write_candidates(root: Path) -> Path:
             picture = np.where(mask[..., None] > 0, real // 4, real) if changed else real
             name = f"{subset}/cand_composite_images/{image}_{mask_name}_{k}.png"
             Image.fromarray(picture).save(root / name)
-            distance = float(((picture.astype(float) - real) ** 2)[mask > 0].mean())
-            row = {"file_name": name, "real": real_name, "mask": mask_path, "k": k, "seed": 100 * number + k, "distance": distance}
-            lines.append({**row, "score": None})
+            lines.append({"file_name": name, "real": real_name, "mask": mask_path, "k": k, "seed": 100 * number + k})
+    (root / "candidates.settings.json").write_text('{"suffix": ".png", "seed": 0}')
     (root / "candidates.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return root
 
@@ -140,18 +140,27 @@ def folder(candidates, tmp_path):
     return Path(shutil.copytree(candidates, tmp_path / "out"))
 
 
+def selected(folder):
+    """The default --out."""
+    return folder.with_name(f"{folder.name}-selected")
+
+
 def select(folder, classifier, capsys, *options):
     status = run_command(["select", "--data", str(folder), "--classifier", str(classifier), "--json", *map(str, options)])
     captured = capsys.readouterr()
     return json.loads(captured.out.splitlines()[-1]) if status == 0 else captured.err
 
 
-def manifest(folder):
-    return [json.loads(line) for line in (folder / "candidates.jsonl").read_text(encoding="utf-8").splitlines()]
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def composites(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/composite_images/*"))
+
+
+def listed(folder):
+    return (folder / "IHD_train.txt").read_text(encoding="utf-8").splitlines()
 
 
 PLANTED = [f"{subset}/composite_images/{image}_{mask}_{planted(number)}.png" for number, (subset, image, mask) in enumerate(PAIRS)]
@@ -159,177 +168,147 @@ PLANTED = [f"{subset}/composite_images/{image}_{mask}_{planted(number)}.png" for
 
 class TestCommand:
     def test_planted_candidates_are_found_and_trainers_can_read_them(self, folder, classifier, capsys):
+        before = contents(folder)
         result = select(folder, classifier, capsys)
-        assert composites(folder) == sorted(PLANTED)
-        assert (folder / "IHD_train.txt").read_text(encoding="utf-8").splitlines() == PLANTED
-        assert [pair.mask.is_file() and pair.real.is_file() for pair in read_list(folder, "IHD_train.txt")] == [True] * 3
+        out = selected(folder)
+        assert composites(out) == sorted(PLANTED) and listed(out) == PLANTED
+        assert [pair.mask.is_file() and pair.real.is_file() for pair in read_list(out, "IHD_train.txt")] == [True] * 3
         for name in PLANTED:
-            source = name.replace("composite_images", "cand_composite_images")
-            assert (folder / name).read_bytes() == (folder / source).read_bytes()
+            assert (out / name).samefile(folder / name.replace("composite_images", "cand_composite_images"))
         assert (result["chosen"], result["candidates"], result["pairs"], result["scored"]) == (3, 30, 3, 30)
-        assert Image.open(folder / "selection.png").size[0] > 1000 and not (folder / JOURNALS).exists()
-        assert {name: value for name, value in result.items() if name != "scored"} == json.loads((folder / "selection.json").read_text())
+        assert Image.open(out / "selection.png").size[0] > 1000 and contents(folder) == before
+        assert result == {**json.loads((out / "selection.json").read_text()), "scored": 30, "out": str(out)}
 
-    def test_scores_in_the_manifest_are_the_classifiers_own(self, folder, classifier, candidates, capsys):
-        select(folder, classifier, capsys)
-        rows, before = manifest(folder), manifest(candidates)
-        for row, old in zip(rows, before, strict=True):
-            assert {name: row[name] for name in old if name != "score"} == {name: old[name] for name in old if name != "score"}
-        row = rows[7]
-        image, mask = (torch.from_numpy(np.array(Image.open(folder / row[name]), np.float32)) for name in ("file_name", "mask"))
-        image = image.permute(2, 0, 1)[None] / 127.5 - 1
-        expected = unharmonious_probability(load_harmony_classifier(classifier), image, mask[None, None] / 255)
-        assert row["score"] == pytest.approx(expected.item(), abs=1e-5)
+    def test_a_folder_of_ones_own_choice_that_is_not_the_candidates(self, folder, classifier, tmp_path, capsys, monkeypatch):
+        assert select(folder, classifier, capsys, "--out", tmp_path / "chosen", "--list", "own.txt", "--pictures", 0)["lists"] == ["own.txt"]
+        assert composites(tmp_path / "chosen") == sorted(PLANTED) and not selected(folder).exists()
+        before = contents(folder)
+        assert "--out must be another folder than --data" in select(folder, classifier, capsys, "--out", folder)
+        assert contents(folder) == before
+        monkeypatch.chdir(folder)
+        assert select(Path("."), classifier, capsys, "--pictures", 0)["out"] == str(selected(folder))
+
+    def test_scores_and_distances_are_the_libraries_own(self, folder, classifier, capsys):
+        select(folder, classifier, capsys, "--pictures", 0)
+        rows, scores = read_lines(folder / "candidates.jsonl"), read_lines(selected(folder) / "scores.jsonl")
+        assert [row["file_name"] for row in rows] == [score["file_name"] for score in scores]
+        for index in (7, planted(0) - 1):
+            files = [folder / rows[index][name] for name in ("file_name", "real", "mask")]
+            image, real, mask = (torch.from_numpy(np.array(Image.open(path), np.float32)) for path in files)
+            expected = unharmonious_probability(
+                load_harmony_classifier(classifier), image.permute(2, 0, 1)[None] / 127.5 - 1, mask[None, None] / 255
+            )
+            assert scores[index]["score"] == pytest.approx(expected.item(), abs=1e-5)
+            assert scores[index]["distance"] == pytest.approx((image - real)[mask > 0].square().mean().item())
 
     def test_limits_and_their_counts(self, folder, classifier, capsys):
-        result = select(folder, classifier, capsys, "--count", 3, "--min-distance", 1)
+        result = select(folder, classifier, capsys, "--count", 3, "--min-distance", 1, "--pictures", 0)
         assert result["rejected"][TOO_NEAR] == 27 and result["chosen"] == 3 and result["without_choice"] == []
-        result = select(folder, classifier, capsys, "--max-distance", 1)
-        assert result["rejected"][TOO_FAR] == 3 and result["chosen"] == 3 and result["within_limits"] == 27
-        # the first of equal ones; what was placed before is gone
+        result = select(folder, classifier, capsys, "--max-distance", 1, "--pictures", 0)
+        assert result["rejected"][TOO_FAR] == 3 and result["chosen"] == 3 and result["within_limits"] == 27 and result["scored"] == 0
+        # the first of equal ones; what was placed before stays, and is listed no longer
         firsts = [f"{subset}/composite_images/{image}_{mask}_1.png" for subset, image, mask in PAIRS]
-        assert composites(folder) == sorted(firsts) and result["scored"] == 0
-        rows = manifest(folder)
-        for row in rows[:COUNT]:
-            row["distance"] = 0.0
-        (folder / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        result = select(folder, classifier, capsys, "--min-distance", 1)
-        assert composites(folder) == sorted(PLANTED[1:]) and result["without_choice"] == ["HCOCO/masks/a1_1"]
+        assert listed(selected(folder)) == firsts and composites(selected(folder)) == sorted({*firsts, *PLANTED})
 
-    def test_limits_that_reject_everything_are_refused_and_nothing_is_removed(self, folder, classifier, capsys):
+    def test_pairs_without_a_choice_are_named(self, folder, classifier, capsys):
+        name = f"HCOCO/cand_composite_images/a1_1_{planted(0)}.png"
+        shutil.copy(folder / "HCOCO" / "real_images" / "a1.png", folder / name)
+        result = select(folder, classifier, capsys, "--min-distance", 1, "--pictures", 8)
+        assert listed(selected(folder)) == PLANTED[1:] and result["without_choice"] == ["HCOCO/masks/a1_1"]
+
+    def test_limits_that_reject_everything_are_refused_and_what_was_chosen_stays(self, folder, classifier, capsys):
         select(folder, classifier, capsys, "--pictures", 0)
-        before = contents(folder)
+        before = contents(selected(folder))
         error = select(folder, classifier, capsys, "--min-distance", 60000)
         assert "must leave at least one composite, got none (30 changed less than min_distance). Relax its limits" in error
         error = select(folder, classifier, capsys, "--min-distance", 1, "--max-distance", 2)
         assert "got none (27 changed less than min_distance, 3 changed more than max_distance)" in error
         assert "min_distance must be at least 0, and finite, got inf" in select(folder, classifier, capsys, "--min-distance", "inf")
-        assert contents(folder) == before
+        assert contents(selected(folder)) == before
 
-    def test_another_classifier_scores_anew(self, folder, classifier, tmp_path, capsys):
-        assert select(folder, classifier, capsys)["scored"] == 30
-        assert select(folder, classifier, capsys)["scored"] == 0
-        assert select(folder, write_classifier(tmp_path / "other.safetensors", 1), capsys)["scored"] == 30
+    def test_another_classifier_scores_anew_and_new_candidates_alone_are_scored(self, folder, classifier, tmp_path, capsys):
+        other = write_classifier(tmp_path / "other.safetensors", 1)
+        manifest = folder / "candidates.jsonl"
+        lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+        manifest.write_text("".join(lines[:-1]), encoding="utf-8")
+        assert [select(folder, one, capsys, "--pictures", 0)["scored"] for one in (classifier, other, classifier)] == [29, 29, 0]
+        manifest.write_text("".join(lines), encoding="utf-8")
+        assert select(folder, classifier, capsys, "--pictures", 0)["scored"] == 1
 
-    def test_new_candidates_alone_are_scored(self, folder, classifier, capsys):
-        select(folder, classifier, capsys)
-        rows = manifest(folder)
-        rows[4]["score"] = None
-        (folder / "candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        assert select(folder, classifier, capsys)["scored"] == 1
-
-    def test_a_list_or_an_image_of_another_origin_is_left(self, folder, classifier, capsys):
-        (folder / "IHD_train.txt").write_text("HCOCO/composite_images/a1_1_1.jpg\n")
-        assert "list must be a new file, or an earlier selection's" in select(folder, classifier, capsys)
-        assert (folder / "IHD_train.txt").read_text() == "HCOCO/composite_images/a1_1_1.jpg\n"
-        place = folder / PLANTED[0]
-        place.parent.mkdir()
-        place.write_bytes(b"an original composite")
-        assert "must be free for the chosen candidate" in select(folder, classifier, capsys, "--list", "IHD_selected.txt")
-        assert place.read_bytes() == b"an original composite" and not (folder / "IHD_selected.txt").exists()
-        place.unlink()
-        assert select(folder, classifier, capsys, "--list", "IHD_selected.txt")["chosen"] == 3
-
-    @pytest.mark.parametrize("line", ["Own/composite_images/cat_1_77.jpg", "../precious/file.txt", "HCOCO/composite_images/a1_1_99.png"])
-    def test_files_that_a_list_was_edited_to_name_are_left(self, folder, classifier, capsys, line):
-        select(folder, classifier, capsys, "--pictures", 0)
-        with (folder / "IHD_train.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-        own = folder / line
+    @pytest.mark.parametrize("change", ["list", "image", "edited list"])
+    def test_a_list_or_an_image_of_another_origin_is_left(self, folder, classifier, capsys, change):
+        out = selected(folder)
+        if change == "edited list":
+            select(folder, classifier, capsys, "--pictures", 0)
+        own = out / (PLANTED[0] if change == "image" else "IHD_train.txt")
         own.parent.mkdir(parents=True, exist_ok=True)
-        own.write_bytes(b"mine")
-        before = contents(folder)
-        error = select(folder, classifier, capsys, "--max-distance", 1)
-        assert f"IHD_train.txt, which is written anew, must be a composite that select placed, got {line!r}" in error
-        assert contents(folder) == before and own.read_bytes() == b"mine"
-        assert select(folder, classifier, capsys, "--list", "other.txt", "--max-distance", 1) and contents(folder) == before
+        with own.open("a") as file:
+            file.write("Own/composite_images/cat_1_77.jpg\n")
+        before = own.read_bytes()
+        messages = {
+            "list": "list must be a new file, or an earlier selection's, got", "image": "must be a copy of",
+            "edited list": "must be a composite that select placed, got 'Own/composite_images/cat_1_77.jpg'",
+        }  # fmt: skip
+        assert messages[change] in select(folder, classifier, capsys, "--max-distance", 10**6)
+        assert own.read_bytes() == before
 
     @pytest.mark.parametrize(
-        "lists", [["IHD_train.txt", "../precious/file.txt"], ["IHD_train.txt", "sub/file.txt"], [".."], [""], [3], "IHD_train.txt", None],
-    )  # fmt: skip
-    def test_lists_that_are_no_names_in_the_folder_are_refused(self, folder, classifier, capsys, lists):
-        result = select(folder, classifier, capsys, "--pictures", 0)
-        own = folder.parent / "precious" / "file.txt"
-        own.parent.mkdir()
-        own.write_bytes(b"")
-        (folder / "selection.json").write_text(json.dumps({**result, "lists": lists}))
-        before = contents(folder)
-        assert "must be file names of their own in its folder" in select(folder, classifier, capsys, "--pictures", 0)
-        assert contents(folder) == before and own.is_file()
-
-    def test_composites_that_were_changed_are_neither_removed_nor_replaced(self, folder, classifier, capsys):
-        select(folder, classifier, capsys, "--pictures", 0)
-        for name in PLANTED[:2]:
-            (folder / name).unlink()
-            (folder / name).write_bytes(b"painted over")
-        before = contents(folder)
-        assert "must be free for the chosen candidate" in select(folder, classifier, capsys, "--pictures", 0)
-        assert contents(folder) == before
-        assert select(folder, classifier, capsys, "--max-distance", 1)["chosen"] == 3
-        assert [(folder / name).exists() for name in PLANTED] == [True, True, False]
-        assert [(folder / name).read_bytes() for name in PLANTED[:2]] == [b"painted over"] * 2
-
-    def test_a_link_to_another_folder_is_not_written_through(self, folder, classifier, capsys):
-        other = folder.parent / "other"
-        other.mkdir()
-        (folder / "HFlickr" / "composite_images").symlink_to(other)
-        assert "must be a folder of its own, got a link to" in select(folder, classifier, capsys, "--pictures", 0)
-        assert not list(other.iterdir()) and not (folder / "HCOCO" / "composite_images").exists()
-
-    def test_the_list_may_change_its_name(self, folder, classifier, capsys):
-        select(folder, classifier, capsys, "--list", "first.txt")
-        select(folder, classifier, capsys, "--list", "second.txt", "--pictures", 0)
-        assert not (folder / "first.txt").exists() and len((folder / "second.txt").read_text().splitlines()) == 3
-
-    @pytest.mark.parametrize(
-        "line, message",
-        [
-            ("{", "line 2 of .* must be a JSON object with file_name, real, mask, distance"),
-            ('{"file_name": "a", "real": "b", "mask": "c"}', "line 2 of .* must be a JSON object with"),
-            ('{"file_name": "../a", "real": "b", "mask": "c", "distance": 1}', "paths in line 2 of .* must stay in its folder"),
-        ],
+        "settings, options, message",
+        [({"seed": 1}, (), "seed must be 0 to go on in"), ({}, ("--list", "own.txt"), "list must be 'IHD_train.txt' to go on in")],
     )
-    def test_damaged_manifests_are_refused_by_line(self, folder, classifier, capsys, line, message):
-        path = folder / "candidates.jsonl"
-        path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + f"\n{line}\n", encoding="utf-8")
-        error = select(folder, classifier, capsys)
-        with pytest.raises(ValueError, match=message):
-            raise ValueError(error)
+    def test_a_folder_takes_one_sort_of_candidates_and_one_list(self, folder, classifier, capsys, settings, options, message):
+        select(folder, classifier, capsys, "--pictures", 0)
+        before = contents(selected(folder))
+        (folder / "candidates.settings.json").write_text(json.dumps({"suffix": ".png", "seed": 0, **settings}))
+        assert message in select(folder, classifier, capsys, *options) and contents(selected(folder)) == before
 
     def test_missing_things_are_named(self, folder, classifier, capsys):
         assert "must exist" in select(folder / "nowhere", classifier, capsys)
         assert "list must be a file name of its own" in select(folder, classifier, capsys, "--list", "../list.txt")
-        (folder / manifest(folder)[3]["file_name"]).unlink()
+        (folder / read_lines(folder / "candidates.jsonl")[3]["file_name"]).unlink()
         assert "a1_1_4.png" in select(folder, classifier, capsys)
+        (folder / "candidates.settings.json").unlink()
+        assert "--data must be a folder that diffharmony generate made" in select(folder, classifier, capsys)
         (folder / "candidates.jsonl").unlink()
         assert "diffharmony generate" in select(folder, classifier, capsys)
 
 
 class TestProcesses:
-    def command(self, folder, classifier, *options):
-        return ["select", "--data", folder, "--classifier", classifier, "--json", *options]
+    def command(self, folder, out, classifier):
+        return ["select", "--data", folder, "--out", out, "--classifier", classifier, "--json", "--batch-size", "1"]
 
-    def test_several_share_the_work_and_give_the_same(self, runs, candidates, classifier, tmp_path, capsys):
-        alone, shared = (Path(shutil.copytree(candidates, tmp_path / name)) for name in ("alone", "shared"))
-        expected = select(alone, classifier, capsys)
-        started = runs.start_processes(2, *self.command(shared, classifier))
+    @pytest.fixture
+    def alone(self, candidates, classifier, tmp_path):
+        assert run_command([*map(str, self.command(candidates, tmp_path / "alone", classifier))]) == 0
+        return contents(tmp_path / "alone")
+
+    def test_several_share_the_work_and_give_the_same(self, runs, candidates, classifier, tmp_path, alone):
+        started = runs.start_processes(2, *self.command(candidates, tmp_path / "out", classifier))
         assert all(run.wait() == 0 for run in started), [run.output() for run in started]
-        assert started[0].result() == expected
-        assert [row["score"] for row in manifest(shared)] == pytest.approx([row["score"] for row in manifest(alone)], abs=1e-6)
+        assert started[0].result()["scored"] == 30 and contents(tmp_path / "out") == alone
 
-    def test_a_killed_run_goes_on_with_what_it_scored(self, runs, candidates, classifier, tmp_path, capsys):
-        for attempt in range(30):
-            folder = Path(shutil.copytree(candidates, tmp_path / f"killed-{attempt}"))
-            run = runs.start(*self.command(folder, classifier, "--batch-size", "1"))
-            journal = folder / JOURNALS / "process-00000.jsonl"
-            while run.alive() and not (journal.is_file() and journal.stat().st_size):
-                pass
-            run.kill()
-            if journal.is_file():
-                break
-        done = journal.read_text().count("\n")
-        with journal.open("a") as file:
-            file.write('{"key": "cut of')
-        assert not (folder / "IHD_train.txt").exists() and not any(row["score"] for row in manifest(folder))
-        assert done >= 1 and select(folder, classifier, capsys)["scored"] == 30 - done
-        assert composites(folder) == sorted(PLANTED) and not list(folder.glob(".*-*"))
+    def test_kills_at_any_moment_change_nothing(self, runs, candidates, classifier, tmp_path, alone):
+        """The first ones as soon as a pair is scored, the others later, while it chooses, places and draws."""
+        out, kills, rng = tmp_path / "out", 0, random.Random(2)
+        scores = out / "scores.jsonl"
+        for processes in (1, 2, 1, 1):
+            whole = scores.read_bytes()[: scores.read_bytes().rfind(b"\n") + 1] if scores.is_file() else b""
+            started = runs.start_processes(processes, *self.command(candidates, out, classifier))
+            while all(run.alive() for run in started) and not (scores.is_file() and scores.stat().st_size > len(whole)):
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.4) if kills else 0)
+            kills += all(run.alive() for run in started)
+            for run in started:
+                run.kill()
+            assert scores.read_bytes().startswith(whole)
+            for path in out.glob("*/composite_images/[!.]*"):
+                Image.open(path).load()
+        assert kills
+        with scores.open("ab") as file:
+            file.write(b'{"file_name": "cut of')
+        (out / ".selection-abcd_123.json").write_bytes(b"half")
+        place = out / "HCOCO" / "composite_images"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / ".a1_1_1-abcd_123.png").write_bytes(b"half")
+        assert run_command([*map(str, self.command(candidates, out, classifier))]) == 0
+        assert contents(out) == alone

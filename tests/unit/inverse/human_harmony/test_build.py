@@ -84,7 +84,8 @@ def test_the_data_set(data, whole):
     assert {pair.real.stem for file in LISTS for pair in pairs[file]} == set(NAMES)
     assert [len(pairs[file]) for file in LISTS] == [7, 3]
     manifest = {entry["file_name"]: entry for entry in read_manifest(whole / "candidates.jsonl")}
-    assert len(manifest) == COUNT * K
+    scores = {entry["file_name"]: entry["score"] for entry in map(json.loads, listed(whole, "scores.jsonl"))}
+    assert len(manifest) == len(scores) == COUNT * K
     for index, name in enumerate(NAMES):
         mask = np.asarray(Image.open(whole / "HumanHarmony" / "masks" / f"{name}_1.png"))
         expected = box(HEIGHT, WIDTH, 4, 20, 6, 20 + index) | box(HEIGHT, WIDTH, 16, 34, 8, 18)
@@ -92,7 +93,7 @@ def test_the_data_set(data, whole):
         assert (whole / "HumanHarmony" / "real_images" / f"{name}.jpg").samefile(data / "train" / f"{name}.jpg")
     for pair in (pair for file in LISTS for pair in pairs[file]):
         entries = [entry for entry in manifest.values() if entry["real"].endswith(pair.real.name)]
-        best = max(entries, key=lambda entry: entry["score"])
+        best = max(entries, key=lambda entry: scores[entry["file_name"]])
         assert pair.composite.name == best["file_name"].rsplit("/", 1)[1] and pair.subset == "HumanHarmony"
         composite, real = (np.asarray(Image.open(path).convert("RGB")) for path in (pair.composite, pair.real))
         outside = np.asarray(Image.open(pair.mask)) == 0

@@ -81,7 +81,7 @@ class TestFolderOfMasks:
     def counts(self, folder, filters=Filters(), **how):
         problems, counts = Problems(folder / "masks", **how), Counts()
         found = list(folder_subjects(folder / "masks", PhotographFolder(folder), filters, problems, counts))
-        named = [(entry["name"], entry["kind"]) for entry in problems.first(-1)]
+        named = [(entry["name"], entry["kind"]) for entry in problems.all()]
         return {(one.name, one.mask_name): one for one in found}, named, counts
 
     def test_one_or_several_masks_by_name(self, tmp_path):
