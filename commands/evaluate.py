@@ -27,7 +27,7 @@ class EvaluateConfig:
     data: Path
     """Data set in iHarmony4's layout."""
     predictions: tuple[Path, ...] = ()
-    """DirectoryIndex of predictions, one or several."""
+    """Folders of predictions, one or several."""
     baselines: tuple[Literal["composite", "colour_transfer"], ...] = ()
     """Measure these as well: the composite as it is, mean/std colour transfer in CIE Lab."""
     list: Annotated[str, tyro.conf.arg(metavar="FILE")] = "IHD_test.txt"

@@ -32,7 +32,7 @@ def check_out(out: Path) -> None:
 
 
 def write_report(evaluation: Evaluation, result: dict[str, Any], out: Path, *, cases: int, progress: bool = True) -> None:
-    """Write the report's files into `out`, which takes the place of an earlier report only when all are complete. DirectoryIndex that it is in
+    """Write the report's files into `out`, which takes the place of an earlier report only when all are complete. Folders that it is in
     are made.
 
     results.json: evaluate()'s result and "images", one entry per image. images.csv: one row per image and method. tables.md: the

@@ -97,7 +97,7 @@ def _packed(config: TrainingStepBenchmark) -> dict[str, Any]:
     images = {name: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for name in ("composite", "real")}
     mask = torch.randint(0, 2, (shape[0], 1, *shape[2:]), generator=generator, dtype=torch.uint8)
     names = [f"sample {index}" for index in range(config.batch_size)]
-    return {**images, "mask": mask, "seed": torch.arange(config.batch_size), "name": names, "skipped": []}
+    return {**images, "mask": mask, "seed": torch.arange(config.batch_size), "name": names}
 
 
 class _Turns:
