@@ -43,8 +43,8 @@ COMMANDS = {
 USER_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 # Packages of the extra `train` that a ComfyUI environment may lack.
 FROM_EXTRA = (
-    "accelerate", "matplotlib", "numpy", "PIL", "safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torch", "torchvision", "tqdm", "transformers",
-    "tyro",
+    "accelerate", "filelock", "jinja2", "matplotlib", "numpy", "PIL", "safetensors", "scipy", "skimage", "sklearn", "tensorboard",
+    "torch", "torchvision", "tqdm", "transformers", "tyro",
 )  # fmt: skip
 
 

@@ -32,8 +32,8 @@ class RecipeOptions:
     seed: int = 0
     """Base seed: candidate k of a pair is drawn from a seed made of this, the names of image and mask, and k."""
     size: int | Literal["native"] | None = None
-    """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; by default native, but at
-    most 1024. Candidates always have the real image's own size."""
+    """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; by default the best that the
+    UNet was trained at, or native, but at most 1024, where its file does not say. Candidates always have the real image's own size."""
     suffix: Literal[".png", ".jpg"] = ".png"
     """Kind of the candidates' files. Only a .png keeps the background exactly."""
     device: str = "auto"

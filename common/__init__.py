@@ -1,1 +1,1 @@
-"""What every part shares: checkpoint files, image files, masks."""
+"""The ground floor: files, run folders, processes, devices, checkpoints, images, masks, directions, plots."""

@@ -1,4 +1,4 @@
-"""Where the tiny family's checkpoints lie."""
+"""Where the repository and the tiny family's checkpoints lie."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The harmonization UNet and its use without a host (imports torch and diffusers on first use only)."""
+"""The 9-channel UNet of both directions, sampling, harmonize(), Transfer Harmony, convert: without a host (imports torch and diffusers on first use only)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..common.files import written_whole
 
 FEWEST_RECORDS = 12
 BINS = 8
@@ -127,11 +126,13 @@ def _errors(values: torch.Tensor, calibration: Calibration | None) -> torch.Tens
 
 
 def draw_calibration(records: Sequence[Record], calibration: Calibration, path: str | os.PathLike) -> None:
-    """A picture: predicted against true change with the measured floor, and how often results are worse, before and after shrinking.
+    """A PNG: predicted against true change with the measured floor, and how often results are worse, before and after shrinking.
 
-    path: .png, .svg or .pdf, written whole or not at all. Raises: FileNotFoundError when its folder does not exist.
+    path: written whole or not at all. Raises: FileNotFoundError when its folder does not exist.
     """
     from matplotlib.figure import Figure
+
+    from ..common.plots import save_figure
 
     values = torch.tensor(records, dtype=torch.float32)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -150,8 +151,7 @@ def draw_calibration(records: Sequence[Record], calibration: Calibration, path: 
     right.plot(calibration.change, calibration.factor, "k--", label="factor")
     right.set(xlabel="predicted change (RMS, 0..255)", ylabel="share, factor", ylim=(-0.02, 1.02))
     right.legend()
-    with written_whole(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def _rising(values: Sequence[float]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -75,8 +75,7 @@ class ConditionedSampler:
             raise ValueError(f"detail must be one of {DETAILS}, got {detail!r}. Pass one of these.")
         if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= LARGEST_STRENGTH:
             raise ValueError(f"strength must be a number in 0..{LARGEST_STRENGTH:g}, got {strength!r}. 1 is the change as predicted.")
-        self._inner = working_size(*self.original.shape[-2:], size, getattr(unet, "sizes", ()))
-        _tell_size(self._inner, self.original.shape[-2:], getattr(unet, "sizes", ()))
+        self.working_size = working_size(*self.original.shape[-2:], size, getattr(unet, "sizes", ()))
         self._vae, self._unet, self._refinement = vae, unet, refinement
         self._paste_background, self._detail, self._strength, self._tile = paste_background, detail, float(strength), tile
         self._device = torch.device(device) if device is not None else unet.device
@@ -104,7 +103,7 @@ class ConditionedSampler:
         )  # fmt: skip
         working = self._working
         decoded = self._decode((latent / self._vae.config.scaling_factor).to(self._vae.dtype))
-        decoded = decoded.float()[..., : self._inner[0], : self._inner[1]]
+        decoded = decoded.float()[..., : self.working_size[0], : self.working_size[1]]
         if not torch.isfinite(decoded).all():
             raise RuntimeError(
                 f"harmonized image must be finite, got NaN or infinity in {self._vae.dtype} (VAE) and {self._unet.dtype} (UNet). "
@@ -127,8 +126,8 @@ class ConditionedSampler:
 
     @cached_property
     def _working(self) -> _Working:
-        image = resize_image(self.original.to(self._device), self._inner)
-        mask = binarize_mask(resize_mask(self._mask.to(self._device), self._inner))
+        image = resize_image(self.original.to(self._device), self.working_size)
+        mask = binarize_mask(resize_mask(self._mask.to(self._device), self.working_size))
         multiple = size_multiple(self._vae, self._unet)
         padded, padded_mask = (pad_to_multiple(values, multiple).to(self._vae.dtype) for values in (image, mask))
         return _Working(image, mask, padded, padded_mask)
@@ -174,7 +173,9 @@ def working_size(height: int, width: int, size: Size = None, sizes: Sequence[int
     return max(1, round(height * size / longer)), max(1, round(width * size / longer))
 
 
-def _tell_size(inner: tuple[int, int], size: Sequence[int], sizes: Sequence[int]) -> None:
+@cache
+def _tell_size(inner: tuple[int, int], size: tuple[int, int], sizes: tuple[int, ...]) -> None:
+    """Say at which size is worked: once for each."""
     height, width = inner
     known = f"trained at {', '.join(map(str, sizes))} px" if sizes else "trained sizes unknown"
     logger.info("Working at %d x %d px (image %d x %d px; UNet %s)", width, height, size[1], size[0], known)
@@ -272,6 +273,7 @@ def harmonize(
         refinement=refinement,
         device=device,
     )
+    _tell_size(conditioned.working_size, tuple(conditioned.original.shape[-2:]), tuple(getattr(unet, "sizes", ())))
     generators = sample_generators(seed, conditioned.original.shape[0])
     return conditioned.sample(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
 

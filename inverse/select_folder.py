@@ -119,14 +119,14 @@ def _choose(
 
 def _draw(folder: Path, shown: list[tuple[Sequence[Candidate], Choice]], scores: dict[str, Score], path: Path) -> None:
     """Write as PNG, a line for each pair: the real image, the chosen candidate, and all candidates with score and distance."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    from ..common.plots import save_figure
 
     columns = 2 + max(len(group) for group, _ in shown)
     side, title = 1.5, 0.32  # inches
     width, height = side * columns, (side + title) * len(shown)
     figure = Figure(figsize=(width, height), dpi=100)
-    FigureCanvasAgg(figure)
     for line, (group, choice) in enumerate(shown):
         best = choice.chosen[0] if choice.chosen else None
         cells: list[tuple[str | None, str, str]] = [(group[0].real, "real", "black")]
@@ -145,8 +145,7 @@ def _draw(folder: Path, shown: list[tuple[Sequence[Candidate], Choice]], scores:
             axes.set_title(label, fontsize=7, color=colour, pad=2)
             if name is not None:
                 axes.imshow(_thumbnail(folder / name))
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _thumbnail(path: Path):

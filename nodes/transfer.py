@@ -37,11 +37,11 @@ def transfer(
     """
     from ..diffusion.transfer import transfer_light
 
-    original, result = host_images.to_library(image), host_images.to_library(harmonized)
-    mask = host_images.mask_for(mask, original)
+    planes, result = host_images.to_planes(image), host_images.to_library(harmonized)
+    mask = host_images.mask_for(mask, planes)
     check_foreground(mask, host_images.EMPTY_MASK)
-    original, mask, result = same_batch({"image": original, "mask": mask, "harmonized": result})
-    height, width = original.shape[-2:]
+    planes, mask, result = same_batch({"image": planes, "mask": mask, "harmonized": result})
+    height, width = planes.shape[-2:]
     small_height, small_width = result.shape[-2:]
     if abs(small_width * height - small_height * width) > max(height, width):  # more than a pixel of the harmonized image
         raise ValueError(
@@ -49,10 +49,13 @@ def transfer(
             "Connect what was decoded from this image, or from 'Harmony Working Size' of it."
         )
     transferred = transfer_light(
-        original, mask, result.clamp(-1, 1), calibration=getattr(model.model, CALIBRATION, None) if model is not None else None,
+        planes * 2 - 1, mask, result.clamp(-1, 1), calibration=getattr(model.model, CALIBRATION, None) if model is not None else None,
         strength=strength, paste_background=paste_background,
     )  # fmt: skip
-    return host_images.to_image((transferred + 1) / 2).clamp(0, 1)
+    relit = ((transferred + 1) / 2).clamp(0, 1)
+    kept = mask == 0 if paste_background else torch.zeros_like(mask, dtype=torch.bool)
+    # the way to -1..1 and back rounds, and the host cuts 8 bits off
+    return host_images.to_image(torch.where(kept if strength else torch.ones_like(kept), planes, relit))
 
 
 class HarmonyWorkingSize(io.ComfyNode):

@@ -126,7 +126,7 @@ def _fit(
     schedule = get_scheduler(optim.schedule, optimizer, num_warmup_steps=round(steps * optim.warmup), num_training_steps=steps)
     task.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(task, optimizer)
-    weights.begin(prepared, optimizer, optim.ema_decay)
+    weights.begin(optimizer, optim.ema_decay)
     parts = (weights, schedule, accelerator.scaler)
     before = _restore(run, parts, steps, len(dataset))
     step = before["step"]

@@ -29,8 +29,7 @@ from ..refinement.stage import mask_to_stage_size, to_stage_size
 from .checks import check
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
 from .data.bad_images import without_bad_images
-from .data.batches import Crop
-from .data.crops import read_crop
+from .data.crops import Crop, read_crop
 from .data.dataset import HarmonizationDataset
 from .dry_run import dry_run
 from .loop import Task, fit

@@ -209,7 +209,7 @@ class UNetTask(Task):
     def save(self, path: Path, training: dict[str, Any]) -> None:
         save_unet(
             self.unet, path, direction=self.config.direction, prediction_type=self.unet.prediction_type, training=training,
-            dtype=torch.float32,
+            dtype=torch.float32, sizes=self.config.data.sizes or (self.config.data.size,),
         )  # fmt: skip
 
 

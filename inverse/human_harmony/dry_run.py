@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ...common.run_folder import digest
-from .problems import OnBad, Problems
 from .filters import Filters
 from .photographs import PhotographFolder
+from .problems import OnBad, Problems
 from .split import TEST_SHARE, split_photographs
 from .subjects import Counts, Subject, csv_subjects, folder_subjects
 

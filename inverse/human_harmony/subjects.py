@@ -11,9 +11,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ...dataset.layout import check_name
-from .problems import Problems
 from .filters import Filters
 from .photographs import PhotographFolder, size_of, without_suffix, wrong_with
+from .problems import Problems
 from .rle import RunMask, merge_runs, parse_runs
 from .table import CLASS_COLUMN, BadRow, Place, Table
 

@@ -1,5 +1,6 @@
 """What README and docs/ name exists: files and headings behind links, modules behind `python -m`, commands, targets of make."""
 
+import json
 import re
 
 import pytest
@@ -34,6 +35,12 @@ def test_what_a_page_names_exists(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     missing += [f"make {name}" for name in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE) if f"\n{name}:" not in makefile]
     assert not missing
+
+
+def test_the_readme_names_every_node():
+    definitions = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    listed = re.findall(r"^\| ([A-Z][^|]*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(node["display_name"] for node in definitions.values())
 
 
 def test_the_readme_is_short():

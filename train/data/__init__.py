@@ -1,1 +1,1 @@
-"""From files to batches: the data set, crops, the sampler, batches, and what is computed once and kept."""
+"""From files to batches: the data set, crops, the sampler, batches, bad images, and what is computed once and kept."""

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ...dataset.pairs import BadImage
+from .crops import Crop
 
 IMAGES = ("composite", "real")
-
-
-class Crop(NamedTuple):
-    """A sample as it is read: composite, real [3,S,S] uint8, mask [1,S,S] uint8 in {0,1}."""
-
-    composite: torch.Tensor
-    real: torch.Tensor
-    mask: torch.Tensor
-    seed: int
-    name: str
 
 
 def to_uint8_batch(crops: list[Crop]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from ...common.devices import keep_freed_memory
 from ...common.files import written_whole
-from .batches import Crop, make_loader, to_uint8_batch
+from .batches import make_loader, to_uint8_batch
+from .crops import Crop
 from .dataset import HarmonizationDataset
 from .sampler import ShuffledSampler
 

@@ -18,8 +18,9 @@ from ...common.hashing import hash64
 from ...dataset.pairs import Pair
 from ...dataset.same_files import same_files
 from ..config import DataConfig
-from .batches import Crop, make_loader
+from .batches import make_loader
 from .cached import CachedDataset, Views, cached, crop_settings, files_of
+from .crops import Crop
 from .dataset import HarmonizationDataset
 
 COMPOSITE_FEATURES, REAL_FEATURES = "composite_features", "real_features"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil, floor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,16 @@ from ...dataset.pairs import BadImage, Pair
 # whole picture as a bilinear resize is to a bicubic one (about 40 dB); with 1, there would be aliasing.
 LEFT_TO_RESIZE = 1.5
 REACH = 1  # pixels of the resized mask that a bilinear filter spreads a pixel over, to each side
+
+
+class Crop(NamedTuple):
+    """A sample as it is read: composite, real [3,S,S] uint8, mask [1,S,S] uint8 in {0,1}."""
+
+    composite: torch.Tensor
+    real: torch.Tensor
+    mask: torch.Tensor
+    seed: int
+    name: str
 
 
 def read_crop(

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from ...dataset.pairs import DirectoryIndex, find_pairs, missing_files, name_some
 from ..config import DataConfig
-from .batches import Crop, to_float_batch, to_uint8_batch
-from .crops import read_crop
+from .batches import to_float_batch, to_uint8_batch
+from .crops import Crop, read_crop
 from .sampler import ShuffledSampler
 
 

@@ -32,8 +32,8 @@ class Weights:
             if module is not None:
                 compute_in(mixed_precision, module, accelerator)
 
-    def begin(self, prepared: nn.Module, optimizer: Any, decay: float) -> None:
-        """prepared, optimizer: what `accelerator.prepare` returned."""
+    def begin(self, optimizer: Any, decay: float) -> None:
+        """optimizer: what `accelerator.prepare` returned."""
         self.parameters, self.optimizer = self.task.trainable(), optimizer
         self.ema = EMAModel(self.parameters, decay=decay, foreach=True)
 

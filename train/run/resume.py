@@ -1,4 +1,4 @@
-"""A training goes on in its folder where it was left, with the settings that it was begun with."""
+"""A training goes on in its folder where it was left, with the settings that it was begun with; its states are read in state.py."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from diffharmony.train.classifier import (
     main,
 )  # fmt: skip
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
-from diffharmony.train.data.batches import Crop
+from diffharmony.train.data.crops import Crop
 from diffharmony.train.data.classifier_pairs import (
     ClassifierPairs,
     augment_jointly,

@@ -105,7 +105,7 @@ class TestHarmonizedImages:
         torch.testing.assert_close(found["composite"], expected["composite"], rtol=0, atol=0.3)
 
     def test_one_image_for_two_composites_is_refused(self, root, tmp_path):
-        """As where two roots of train.synthetic use the same names."""
+        """As where two synthetic roots use the same names."""
         shutil.copytree(root / "HCOCO", tmp_path / "other" / "HCOCO")
         shutil.copy(root / "IHD_train.txt", tmp_path / "other")
         shutil.copy(root / "IHD_train.txt", tmp_path / "other" / "validated.txt")
