@@ -68,7 +68,9 @@ def test_golden_parity(name):
     }
     assert found.keys() == expected.keys() - {"composite", "mask", "latent"}
     for key, tensor in found.items():
-        torch.testing.assert_close(tensor, expected[key], atol=1e-5, rtol=0, msg=lambda text: f"{key}: {text}")
+        # of the tensor's range: CPUs without AVX-512 round features of 1.5 by 1.1e-5
+        bound = 1e-5 * max(1.0, expected[key].abs().max().item())
+        torch.testing.assert_close(tensor, expected[key], atol=bound, rtol=0, msg=lambda text: f"{key}: {text}")
 
 
 CONFIGS = [
