@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffharmony.tests.made.inverse_prompts import build_dataset, inverse
 from diffharmony.tests.host.prompts import Prompt, transferred
+from diffharmony.tests.made.inverse_prompts import build_dataset, inverse
 
 # (position, size, title or None for the node's own)
 Place = tuple[tuple[int, int], tuple[int, int], str | None]

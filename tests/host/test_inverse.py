@@ -12,9 +12,9 @@ from diffharmony.common.images import paste_background, tensor_to_pil
 from diffharmony.common.sheets import labelled_sheet
 from diffharmony.inverse import candidate_seed
 from diffharmony.tests.host.comfy_client import run_prompt
-from diffharmony.tests.made.inverse_prompts import build_dataset, inverse
 from diffharmony.tests.host.prompts import added, changed, harmonize, node, without
 from diffharmony.tests.host.test_workflow import TOLERANCE, as_picture, as_tensor, difference, library_decode, pixels, saved_latent
+from diffharmony.tests.made.inverse_prompts import build_dataset, inverse
 
 STEPS = 5
 

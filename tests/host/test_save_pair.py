@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffharmony.dataset.pairs import read_list
-from diffharmony.tests.made.inverse_prompts import build_dataset
 from diffharmony.tests.host.prompts import added, node
 from diffharmony.tests.host.test_workflow import pixels
+from diffharmony.tests.made.inverse_prompts import build_dataset
 
 
 def pair(dataset: str, subset: str = "Generated", name: str = "pair", **inputs):

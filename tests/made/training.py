@@ -15,6 +15,7 @@ from diffharmony.train import unet, vae
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
 from diffharmony.train.unet import Architecture
 
+
 def small_vae(seed=0):
     return models.vae((16, 16), seed=seed, groups=4)
 

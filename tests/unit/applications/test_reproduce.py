@@ -63,7 +63,8 @@ def test_rows_are_what_harmonize_gives(data, tmp_path):
     vae, unet = load_harmony_vae(TINY / "harmony_vae.safetensors"), load_unet(TINY / "harmonization_unet.safetensors")
     pair = read_list(data, "IHD_test.txt")[2]
     expected = harmonize(
-        vae, unet, pil_to_tensor(Image.open(pair.composite)), pil_to_mask(Image.open(pair.mask)), 5, 2, size="native", paste_background=False
+        vae, unet, pil_to_tensor(Image.open(pair.composite)), pil_to_mask(Image.open(pair.mask)), 5, 2, size="native",
+        detail="decoded", paste_background=False,
     )
     expected = tensor_to_pil(expected)[0].resize((32, 32), Image.Resampling.BILINEAR)
     place = predictions_place(tmp_path, read_list(data, "IHD_test.txt"))

@@ -20,7 +20,7 @@ from diffharmony.tests.made.models import least_unet, vae
 def run(*arguments, folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "diffharmony", *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "diffharmony", *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
 
 

@@ -345,11 +345,11 @@ class TestHarmonize:
     def test_the_stage_runs_on_the_decoded_image_before_pasting(self, parts):
         vae, unet, model = parts
         _, composite, mask = triple(48, 64)
-        decoded = harmonize(vae, unet, composite, mask, 2, paste_background=False)
+        decoded = harmonize(vae, unet, composite, mask, 2, detail="decoded", paste_background=False)
         expected = refine(model, decoded, composite, mask)
-        whole = harmonize(vae, unet, composite, mask, 2, paste_background=False, refinement=model)
+        whole = harmonize(vae, unet, composite, mask, 2, detail="decoded", paste_background=False, refinement=model)
         torch.testing.assert_close(whole, expected, rtol=0, atol=1e-6)
-        pasted = harmonize(vae, unet, composite, mask, 2, refinement=model)
+        pasted = harmonize(vae, unet, composite, mask, 2, detail="decoded", refinement=model)
         torch.testing.assert_close(pasted, mask * expected + (1 - mask) * composite, rtol=0, atol=1e-6)
         assert (whole - decoded).abs().max() > 0.05
 

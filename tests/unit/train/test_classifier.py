@@ -29,7 +29,6 @@ from diffharmony.train.classifier import (
     main,
 )  # fmt: skip
 from diffharmony.train.config import DataConfig, OptimConfig, RunConfig
-from diffharmony.train.data.crops import Crop
 from diffharmony.train.data.classifier_pairs import (
     ClassifierPairs,
     augment_jointly,
@@ -38,6 +37,7 @@ from diffharmony.train.data.classifier_pairs import (
     photographs_of,
     split_photographs,
 )  # fmt: skip
+from diffharmony.train.data.crops import Crop
 
 SIDE, PHOTOGRAPHS = 48, 40
 
@@ -315,7 +315,7 @@ class TestRefusals:
 
     def test_a_file_that_is_no_resnet(self, pictures, tmp_path):
         torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-        with pytest.raises(ValueError, match="must hold a ResNet-50 under torchvision's names"):
+        with pytest.raises(ValueError, match="must be a ResNet-50 under torchvision's names"):
             main(replace(with_resnet(config_of(pictures, tmp_path / "run")), backbone_weights=str(tmp_path / "other.pth")))
 
     @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from PIL import Image
 
 from diffharmony.dataset.pairs import Pair, read_list
 from diffharmony.tests.made.pairs import config_of, own, root  # noqa: F401
-from diffharmony.train.data.dataset import HarmonizationDataset
 from diffharmony.train.data.crops import draw_crop, on_grid, read_crop, reduction
+from diffharmony.train.data.dataset import HarmonizationDataset
 from diffharmony.train.data.sampler import BatchSampler, ShuffledSampler
 
 

@@ -15,9 +15,9 @@ from diffharmony.dataset.pairs import BadImage, read_list
 from diffharmony.tests.made.pairs import config_of, own, root, steps, write_pairs  # noqa: F401
 from diffharmony.train.checks import check
 from diffharmony.train.config import OptimConfig, RunConfig, TrainingConfig
-from diffharmony.train.data.dataset import HarmonizationDataset
 from diffharmony.train.data.bad_images import without_bad_images
 from diffharmony.train.data.batches import to_float_batch
+from diffharmony.train.data.dataset import HarmonizationDataset
 from diffharmony.train.data.latents import cache_latents
 
 

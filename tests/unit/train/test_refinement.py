@@ -131,7 +131,7 @@ class TestHarmonizedImages:
         vae, unet = load_harmony_vae(models / "vae.safetensors"), load_unet(models / "unet.safetensors")
         for index in range(3):
             composite, mask = batch["composite"][index : index + 1], batch["mask"][index : index + 1]
-            harmonized = harmonize(vae, unet, composite, mask, seed=int(batch["seed"][index]), paste_background=False)
+            harmonized = harmonize(vae, unet, composite, mask, seed=int(batch["seed"][index]), detail="decoded", paste_background=False)
             expected = torch.cat([harmonized, mask, composite], dim=1)
             torch.testing.assert_close(seen[0][index : index + 1], expected, rtol=0, atol=1e-4)
         loss.backward()

@@ -1,8 +1,10 @@
 """A run that dies goes on to the same weights, bit for bit: real processes, real kills, damaged states."""
 
+import io
 import json
 import random
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +103,16 @@ class TestDamage:
         expected, found = (torch.load(file, weights_only=True) for file in (path, damaged))
         assert all(torch.equal(a, b) for a, b in zip(expected["parameters"], found["parameters"], strict=True))
         assert json.dumps(expected, default=lambda t: t.tolist()) == json.dumps(found, default=lambda t: t.tolist())
+
+    def test_a_file_marked_as_a_folder_is_found(self, written, tmp_path):
+        """One bit of the archive's directory: torch would read nothing of that tensor, without an error."""
+        content = bytearray((written / "state" / "step-00000004.pt").read_bytes())
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entry = content.index(b"PK\x01\x02", archive.start_dir)
+        content[entry + 38] ^= 0x10
+        (tmp_path / "damaged.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="must be as it was written"):
+            check_whole(tmp_path / "damaged.pt")
 
     @pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
     def test_a_cut_off_state_gives_way_to_the_one_before(self, written, tmp_path, caplog, share):
