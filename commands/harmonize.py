@@ -38,8 +38,8 @@ class HarmonizeConfig:
     """Harmony-VAE: our single file, or a diffusers folder. The default is a tiny model for trying out."""
     unet: Path = TINY / "harmonization_unet.safetensors"
     """Harmonization UNet: our single file, or a diffusers folder. The default is a tiny model for trying out."""
-    steps: int = 5
-    """Sampling steps."""
+    steps: int | None = None
+    """Sampling steps. Without it: what the UNet's file says for --detail transfer, else 5."""
     seed: int = 0
     """Seed of the noise."""
     size: int | Literal["native", "auto"] = "auto"
@@ -76,7 +76,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
 
     from ..common.devices import find_device
     from ..common.images import check_image_path, image_info, load_image, load_mask, save_image
-    from ..diffusion.inference import chosen_detail, harmonize, working_size
+    from ..diffusion.inference import chosen_detail, default_steps, harmonize, working_size
     from ..diffusion.unet import load_unet
     from ..harmony_vae import load_harmony_vae, load_vae
     from ..refinement import load_refinement
@@ -93,17 +93,18 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     if unet.direction != "harmonize":
         raise ValueError(f"{config.unet} must be a UNet of direction 'harmonize', got {unet.direction!r}. Pass a harmonization UNet.")
     detail = chosen_detail(config.detail, None if config.keep_detail else False)
+    steps = config.steps or default_steps(unet, detail)
     refinement = None
     if config.refinement is not None:
         _say(f"Loading {config.refinement}")
         refinement = load_refinement(config.refinement, dtype).to(device)
-    with tqdm(total=config.steps, desc="Sampling", file=sys.stderr) as bar:
+    with tqdm(total=steps, desc="Sampling", file=sys.stderr) as bar:
         harmonized = harmonize(
             vae,
             unet,
             composite,
             mask,
-            config.steps,
+            steps,
             config.seed,
             size=config.size,
             paste_background=config.paste_background,
@@ -124,7 +125,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
         "height": height,
         "working_size": list(working_size(height, width, config.size, unet.sizes))[::-1],
         "foreground": round((mask >= 0.5).float().mean().item(), 6),
-        "steps": config.steps,
+        "steps": steps,
         "seed": config.seed,
         "conditional": not config.plain,
         "detail": detail,

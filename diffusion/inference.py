@@ -77,7 +77,7 @@ class ConditionedSampler:
             raise ValueError(f"strength must be a number in 0..{LARGEST_STRENGTH:g}, got {strength!r}. 1 is the change as predicted.")
         self.working_size = working_size(*self.original.shape[-2:], size, getattr(unet, "sizes", ()))
         self._vae, self._unet, self._refinement = vae, unet, refinement
-        self._paste_background, self._detail, self._strength, self._tile = paste_background, detail, float(strength), tile
+        self._paste_background, self.detail, self._strength, self._tile = paste_background, detail, float(strength), tile
         self._device = torch.device(device) if device is not None else unet.device
 
     @torch.no_grad()
@@ -112,12 +112,12 @@ class ConditionedSampler:
         decoded = decoded.clamp(-1, 1)
         if self._refinement is not None:
             decoded = refine(self._refinement, decoded, working.image, working.mask)
-        if self._detail == "transfer":
+        if self.detail == "transfer":
             return transfer_light(
                 self.original, self._mask, decoded, calibration=getattr(self._unet, "calibration", None), strength=self._strength,
                 paste_background=self._paste_background,
             )  # fmt: skip
-        result = _to_original_size(decoded, working.image, self.original, self._detail == "change")
+        result = _to_original_size(decoded, working.image, self.original, self.detail == "change")
         if self._strength != 1:
             result = (self.original.float() + self._strength * (result - self.original.float())).clamp(-1, 1)
         if self._paste_background:
@@ -217,7 +217,7 @@ def harmonize(
     unet: UNet2DConditionModel,
     composite: torch.Tensor,
     mask: torch.Tensor,
-    steps: int = STEPS,
+    steps: int | None = None,
     seed: int | Sequence[int] = 0,
     *,
     size: Size = None,
@@ -239,6 +239,7 @@ def harmonize(
     composite: [B, 3, H, W], floating, -1..1, any size. mask: [B or 1, 1, H, W], 0..1; 1 = foreground. The models see it
     binarized at 0.5; its soft values blend when the background is pasted. A composite of batch 1 serves N masks.
     Where `vae.direction` and `unet.direction` are both known they must agree for a conditional decode.
+    steps: sampling steps; None is what the UNet's file says for "transfer", and 5 (SPEC §2) otherwise.
     seed: image i is sampled with seed + i (or seed[i]), whatever the batch size, device or dtype.
     size: the working size. A number brings the longer side to that many pixels, keeping the aspect; "native" works at the
     image's own size; None or "auto" is the best of the sizes that the UNet was trained at (its file says), or native, but at most 1024 px,
@@ -275,7 +276,13 @@ def harmonize(
     )
     _tell_size(conditioned.working_size, tuple(conditioned.original.shape[-2:]), tuple(getattr(unet, "sizes", ())))
     generators = sample_generators(seed, conditioned.original.shape[0])
+    steps = default_steps(unet, conditioned.detail) if steps is None else steps
     return conditioned.sample(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
+
+
+def default_steps(unet: UNet2DConditionModel, detail: Detail) -> int:
+    """To transfer light, the steps that the UNet's file names (one gives the mean over all that the light may be); else five, SPEC §2."""
+    return getattr(unet, "steps", None) or STEPS if detail == "transfer" else STEPS
 
 
 def chosen_detail(detail: Detail | None, keep_detail: bool | None) -> Detail:

@@ -17,7 +17,7 @@ from PIL import Image
 from ..common.direction import check_directions
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ..refinement import HarmonyRefinement
-from .inference import Detail, Size, harmonize
+from .inference import Detail, Size, chosen_detail, default_steps, harmonize
 from .sampler import STEPS, Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file
 
@@ -59,7 +59,7 @@ class DiffHarmonyPipeline(DiffusionPipeline):
         self,
         composite: Images,
         mask: Images,
-        steps: int = STEPS,
+        steps: int | None = None,
         seed: int | Sequence[int] = 0,
         *,
         size: Size = None,
@@ -88,6 +88,7 @@ class DiffHarmonyPipeline(DiffusionPipeline):
         mask = _as_tensor(mask, pil_to_mask, "mask")
         if refinement is not None:
             refinement.to(self._execution_device)
+        steps = default_steps(self.unet, chosen_detail(detail, keep_detail)) if steps is None else steps
         with self.progress_bar(total=steps) as bar:
             images: Any = harmonize(
                 self.vae,

@@ -46,7 +46,7 @@ def load_unet(
     Returns: a diffusers UNet2DConditionModel with `.empty_prompt_embeds` ([1, 77, D] float32, or None where the folder
     or file has neither it nor, in an original checkpoint, a text encoder), `.direction` ("harmonize" | "invert"),
     `.prediction_type` ("epsilon" | "v_prediction"), `.sizes` (the working sizes it was trained at, the best first; () where
-    unknown) and `.calibration` (a Calibration, or None).
+    unknown), `.steps` (the sampling steps that transfer light best, or None) and `.calibration` (a Calibration, or None).
     Raises: FileNotFoundError for a missing file or folder; ValueError for another kind of model, a damaged or incomplete
     file, or another number of input channels.
     Source: SPEC §2 (architecture), DESIGN.md "Contracts" (files).
@@ -105,11 +105,12 @@ def save_unet(
     dtype: torch.dtype = torch.float16,
     training: dict[str, Any] | None = None,
     sizes: Sequence[int] | None = None,
+    steps: int | None = None,
     calibration: Calibration | None = None,
 ) -> None:
     """Write a UNet as one .safetensors file that `load_unet` and the nodes load, whole or not at all.
 
-    empty_prompt_embeds: [1, 77, D] or [77, D]. direction, prediction_type, sizes, calibration: as in `load_unet`. None takes the
+    empty_prompt_embeds: [1, 77, D] or [77, D]. direction, prediction_type, sizes, steps, calibration: as in `load_unet`. None takes the
     UNet's own attribute for each; without one, "harmonize", "epsilon" and nothing. dtype: float16 or float32 (of the file).
     training: a JSON-able summary kept in the metadata.
     Raises: ValueError for a UNet without 9 input channels, a missing or misshapen embedding, or an unknown option.
@@ -133,7 +134,7 @@ def save_unet(
         prediction_type=prediction_type,
         dtype=dtype,
         training=training,
-        extra=_measured_metadata(getattr(unet, "sizes", ()) if sizes is None else sizes, calibration or getattr(unet, "calibration", None)),
+        extra=_measured_metadata(unet, sizes, steps, calibration),
     )
 
 
@@ -181,7 +182,7 @@ def attach(
     metadata: dict[str, str] | None = None,
 ) -> UNet2DConditionModel:  # fmt: skip
     """Set `.empty_prompt_embeds`, `.direction` and `.prediction_type`, checked; None takes the SD defaults. From a file's metadata
-    `.sizes` and `.calibration`, () and None where it has none."""
+    `.sizes`, `.steps` and `.calibration`; (), None and None where it has none."""
     direction = direction or "harmonize"
     prediction_type = prediction_type or "epsilon"
     check_direction(direction, "direction of a UNet")
@@ -194,25 +195,32 @@ def attach(
     unet.direction = direction
     unet.prediction_type = prediction_type
     metadata = metadata or {}
-    unet.sizes = _check_sizes(metadata.get("diffharmony.sizes", "[]"))
+    unet.sizes = _whole_numbers(metadata.get("diffharmony.sizes", "[]"), "sizes")
+    unet.steps = next(iter(_whole_numbers(f"[{metadata.get('diffharmony.steps', '')}]", "steps")), None)
     calibration = metadata.get("diffharmony.calibration")
     unet.calibration = None if calibration is None else Calibration.from_json(calibration)
     return unet
 
 
-def _check_sizes(text: str) -> tuple[int, ...]:
+def _whole_numbers(text: str, name: str) -> tuple[int, ...]:
     try:
-        sizes = json.loads(text)
+        numbers = json.loads(text)
     except json.JSONDecodeError:
-        sizes = None
-    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
-        raise ValueError(f"sizes of a UNet must be a JSON list of working sizes in pixels, got {text[:80]!r}. Write the file again.")
-    return tuple(sizes)
+        numbers = None
+    if not isinstance(numbers, list) or not all(type(number) is int and number > 0 for number in numbers):
+        raise ValueError(f"{name} of a UNet must be whole numbers above 0, as JSON, got {text[:80]!r}. Write the file again.")
+    return tuple(numbers)
 
 
-def _measured_metadata(sizes: Sequence[int], calibration: Calibration | None) -> dict[str, str]:
-    found = {} if not sizes else {"sizes": json.dumps(list(_check_sizes(json.dumps(list(sizes)))))}
-    return found if calibration is None else {**found, "calibration": calibration.to_json()}
+def _measured_metadata(
+    unet: UNet2DConditionModel, sizes: Sequence[int] | None = None, steps: int | None = None, calibration: Calibration | None = None
+) -> dict[str, str]:
+    """What a file says of how the UNet is best used; what is not given is the UNet's own."""
+    sizes = getattr(unet, "sizes", ()) if sizes is None else sizes
+    steps, calibration = steps or getattr(unet, "steps", None), calibration or getattr(unet, "calibration", None)
+    found = {"sizes": json.dumps(list(_whole_numbers(json.dumps(list(sizes)), "sizes")))} if sizes else {}
+    found |= {"steps": json.dumps(_whole_numbers(json.dumps([steps]), "steps")[0])} if steps else {}
+    return found | ({} if calibration is None else {"calibration": calibration.to_json()})
 
 
 def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> None:
@@ -230,7 +238,7 @@ def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> 
         config=unet.config,
         direction=getattr(unet, "direction", "harmonize"),
         prediction_type=getattr(unet, "prediction_type", "epsilon"),
-        extra=_measured_metadata(getattr(unet, "sizes", ()), getattr(unet, "calibration", None)),
+        extra=_measured_metadata(unet),
     )
 
 

@@ -1,6 +1,6 @@
 """The measured error floor of a UNet: never worse. Writes the UNet again with its working sizes and calibration, and the curve's picture.
 
-    python -m diffharmony.applications.tiny.calibrate --unet unet.safetensors --data VALIDATION --sizes 128 --out harmonization_unet.safetensors
+    python -m diffharmony.applications.tiny.calibrate --unet unet.safetensors --data VALIDATION [MORE] --sizes 128 --out harmonization_unet.safetensors
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ class CalibrateConfig:
 
     unet: Path
     """The UNet, a file of ours."""
-    data: Path
-    """Validation set in iHarmony4's layout: composites of photographs that were not trained on, from no change to strong ones."""
+    data: tuple[Path, ...]
+    """Validation sets in iHarmony4's layout: composites of photographs that were not trained on, from no change to strong ones."""
     out: Path
     """File to write (.safetensors, float16); the curve lies beside it as .png, the records as .json."""
     sizes: tuple[int, ...]
     """Working sizes that it was trained at, the best first."""
     list: str = "IHD_test.txt"
     vae: Path = TINY / "harmony_vae.safetensors"
-    steps: int = 5
+    steps: int = 1
+    """Sampling steps that the file will name, and that are measured."""
     seed: int = 0
     """Composite i is sampled with seed + i."""
     allowed_worse: float = ALLOWED_WORSE
@@ -53,14 +54,14 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     vae, unet = load_harmony_vae(config.vae), load_unet(config.unet)
     unet.sizes, unet.calibration = config.sizes, None
     records = []
-    for index, pair in enumerate(tqdm(read_list(config.data, config.list), desc="Measuring", unit="image")):
+    for index, pair in enumerate(tqdm([pair for root in config.data for pair in read_list(root, config.list)], desc="Measuring", unit="image")):
         composite, real, mask = load_image(pair.composite), load_image(pair.real), load_mask(pair.mask)
         harmonized = harmonize(vae, unet, composite, mask, config.steps, config.seed + index)
         pairs = ((composite, harmonized), (composite, real), (harmonized, real))
         records.append(Record(*(float(foreground_change(before, after, mask)) for before, after in pairs)))
     calibration = fit_calibration(records, allowed_worse=config.allowed_worse)
     training = read_checkpoint(config.unet).training
-    save_unet(unet, config.out, training=training, sizes=config.sizes, calibration=calibration, dtype=torch.float16)
+    save_unet(unet, config.out, training=training, sizes=config.sizes, steps=config.steps, calibration=calibration, dtype=torch.float16)
     draw_calibration(records, calibration, config.out.with_suffix(".png"))
     config.out.with_suffix(".json").write_text(json.dumps([list(record) for record in records]) + "\n", encoding="utf-8")
     return {
