@@ -18,7 +18,7 @@ from ..common.direction import check_directions
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ..refinement import HarmonyRefinement
 from .inference import Detail, Size, chosen_detail, default_steps, harmonize
-from .sampler import STEPS, Scheduler, build_scheduler
+from .sampler import Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file
 
 SCHEDULERS = ("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")

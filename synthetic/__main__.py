@@ -1,9 +1,10 @@
-"""Make composites of photographs, the tiny family's or your own: python -m diffharmony.synthetic <train | test | photographs>
+"""Make composites of photographs, the tiny family's or your own: python -m diffharmony.synthetic <train | test | real-test | photographs>
 
     python -m diffharmony.synthetic train --root .cache/tiny/data --photo-crops 4000 --scenes 3000 --workers 2
     python -m diffharmony.synthetic test --root .cache/tiny/test-256 --size 256
     python -m diffharmony.synthetic train --root data/mine --photos my_photos --photo-crops 2000 --scenes 0
     python -m diffharmony.synthetic test --root data/mine-test --photos my_photos --composites-per-range 10
+    python -m diffharmony.synthetic real-test --root .cache/real-test
     python -m diffharmony.synthetic photographs
 """
 
@@ -21,6 +22,7 @@ import tyro
 from .dataset import write_test_set, write_training_set
 from .own_photographs import own_photographs
 from .photographs import Photograph, find_photographs
+from .real_test import find_real_photographs, write_real_test_set
 
 
 def train(
@@ -35,6 +37,8 @@ def train(
     suffix: Literal[".jpg", ".png"] = ".jpg",
     photos: Path | None = None,
     held_out: float = 0.1,
+    light: Literal["recolour", "real", "mixed"] = "recolour",
+    smallest_crop: float = 0.35,
 ) -> None:
     """Write the training set. An interrupted run continues where it stopped.
 
@@ -52,6 +56,8 @@ def train(
         suffix: kind of the composite and real image files.
         photos: a folder of your own pictures, in the place of the installed ones.
         held_out: share of `photos` that `test` keeps and `train` leaves alone, chosen by name.
+        light: recolour regions as an editor does, relight them as light changes (from not at all to strongly), or both.
+        smallest_crop: shortest side of a crop, as a share of the photograph's short side.
     """
     counts = write_training_set(
         root,
@@ -64,6 +70,8 @@ def train(
         workers=workers,
         suffix=suffix,
         photographs=_own(photos, held_out, test=False),
+        light=light,
+        smallest_crop=smallest_crop,
     )
     print(json.dumps(counts))
 
@@ -104,6 +112,34 @@ def test(
     print(json.dumps(counts))
 
 
+def real_test(
+    root: Path,
+    composites: int = 12,
+    seed: int = 0,
+    workers: int = 2,
+    suffix: Literal[".jpg", ".png"] = ".png",
+    photos: Path | None = None,
+    held_out: float = 0.1,
+    cache: Path = Path(".cache/plasma-workspace-wallpapers"),
+) -> None:
+    """Write a test set of real photographs, each with regions relit in linear light from mildly to strongly, at 640 px.
+
+    Example: python -m diffharmony.synthetic real-test --root .cache/real-test
+
+    Args:
+        root: folder to write; made when missing.
+        composites: of each photograph.
+        seed: the same seed gives the same files.
+        workers: processes.
+        suffix: kind of the composite and real image files.
+        photos: a folder of your own pictures, in the place of Debian's plasma-workspace-wallpapers.
+        held_out: share of `photos` that this command takes, as `test` does.
+        cache: folder that Debian's package is downloaded to and unpacked in.
+    """
+    photographs = find_real_photographs(cache) if photos is None else own_photographs(photos, held_out=held_out, test=True)
+    print(json.dumps(write_real_test_set(root, photographs, composites=composites, seed=seed, workers=workers, suffix=suffix)))
+
+
 def _own(photos: Path | None, held_out: float, *, test: bool) -> tuple[Photograph, ...] | None:
     return None if photos is None else own_photographs(photos, held_out=held_out, test=test)
 
@@ -129,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"train": train, "test": test, "photographs": photographs},
+            {"train": train, "test": test, "real-test": real_test, "photographs": photographs},
             args=arguments,
             prog="python -m diffharmony.synthetic",
             description=__doc__,

@@ -39,6 +39,8 @@ def write_training_set(
     workers: int = 2,
     suffix: str = ".jpg",
     photographs: tuple[Photograph, ...] | None = None,
+    light: str = "recolour",
+    smallest_crop: float = 0.35,
 ) -> dict[str, int]:
     """Write subsets `Photos` (crops of the training photographs, one region recoloured) and `Scenes` (one object relit).
 
@@ -53,6 +55,9 @@ def write_training_set(
         workers: processes; 1 works in this process.
         suffix: ".jpg" (quality 95, full colour resolution) or ".png" for composites and real images.
         photographs: instead of all training photographs.
+        light: how regions of photographs are changed: "recolour" (chains of edits and colour transfers, visible ones only), "real"
+            (relit in linear light, from no change at all to strong ones, half of the crops developed anew as a whole), or "mixed".
+        smallest_crop: shortest side of a crop, as a share of the photograph's short side.
 
     Returns:
         {"photographs": ..., "items": ..., "composites": ...}.
@@ -60,10 +65,10 @@ def write_training_set(
     Raises:
         ValueError: a number is out of range, or the folder holds data made with other settings.
     """
-    _check_numbers(photo_crops=photo_crops, scenes=scenes, lowest=0)
+    check_numbers(photo_crops=photo_crops, scenes=scenes, lowest=0)
     if not photo_crops + scenes:
         raise ValueError("photo_crops + scenes must be at least 1, got 0. Ask for some of either.")
-    _check_numbers(composites_per_crop=composites_per_crop, changes_per_mask=changes_per_mask, workers=workers)
+    check_numbers(composites_per_crop=composites_per_crop, changes_per_mask=changes_per_mask, workers=workers)
     if photographs is None:
         photographs = find_photographs().train if photo_crops else ()
     if photo_crops and not photographs:
@@ -77,6 +82,8 @@ def write_training_set(
             photographs=(photographs[number % len(photographs)], photographs[(number * 7 + 3) % len(photographs)]),
             composites=composites_per_crop,
             changes=changes_per_mask,
+            light=light,
+            smallest_crop=smallest_crop,
             **common,
         )
         for number in range(photo_crops)
@@ -84,8 +91,12 @@ def write_training_set(
     items += [TrainingScene(subset="Scenes", name=f"s{number:06d}", number=number, **common) for number in range(scenes)]
     settings = dict(kind="train", photo_crops=photo_crops, scenes=scenes, composites_per_crop=composites_per_crop, **common)
     settings["changes_per_mask"] = None if changes_per_mask == 1 else changes_per_mask  # folders from before it was an option have none
+    if light != "recolour":
+        settings["light"] = light
+    if smallest_crop != 0.35:
+        settings["smallest_crop"] = smallest_crop
     settings["photographs"] = [photograph.name for photograph in photographs]
-    return _write(Path(root), items, "IHD_train.txt", settings, workers)
+    return write_items(Path(root), items, "IHD_train.txt", settings, workers)
 
 
 def write_test_set(
@@ -112,7 +123,7 @@ def write_test_set(
     Returns, Raises:
         As `write_training_set`.
     """
-    _check_numbers(composites_per_range=composites_per_range, workers=workers)
+    check_numbers(composites_per_range=composites_per_range, workers=workers)
     if not 32 <= size <= 512:
         raise ValueError(f"size must be 32..512, got {size}. Test composites are drawn at 512 pixels and reduced.")
     if photographs is None:
@@ -139,10 +150,10 @@ def write_test_set(
     ]
     settings = dict(kind="test", size=size, seed=seed, suffix=suffix, composites_per_range=composites_per_range)
     settings["photographs"] = [photograph.name for photograph in photographs]
-    return _write(Path(root), items, "IHD_test.txt", settings, workers)
+    return write_items(Path(root), items, "IHD_test.txt", settings, workers)
 
 
-def _write(root: Path, items: list[DrawnItem], list_name: str, settings: dict, workers: int) -> dict[str, int]:
+def write_items(root: Path, items: list[DrawnItem], list_name: str, settings: dict, workers: int) -> dict[str, int]:
     root.mkdir(parents=True, exist_ok=True)
     claim(root, settings, "synthetic.json", "--root")
     list_file, records_file, unfinished = root / list_name, root / "composites.jsonl", root / _UNFINISHED
@@ -193,7 +204,7 @@ def _record_file(root: Path, item: DrawnItem) -> Path:
     return root / _UNFINISHED / item.subset / f"{item.name}.json"
 
 
-def _check_numbers(lowest: int = 1, **numbers: int) -> None:
+def check_numbers(lowest: int = 1, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < lowest:
             raise ValueError(f"{name} must be at least {lowest}, got {number}. Give a larger number.")

@@ -12,15 +12,29 @@ from scipy import ndimage
 
 from ..common.files import written_whole
 from .photographs import Photograph, load_photograph
-from .recolor import change_light, foreground_mse, is_usable, transfer_colours
+from .recolor import (
+    HIGHEST_FMSE,
+    LARGEST_CLIPPED_SHARE,
+    change_light,
+    foreground_mse,
+    from_linear,
+    is_usable,
+    to_linear,
+    transfer_colours,
+)  # fmt: skip
 from .regions import LARGEST_SHARE, SMALLEST_SHARE, RegionPainter
+from .relight import draw_relighting, region_places, relight
 from .scenes import draw_scene
 
 TRANSFER_PROBABILITY = 0.25
+LIGHTS = ("recolour", "real", "mixed")
+REAL_SHARE = 0.7  # of the changes where the light is "mixed"
+DEVELOPED_SHARE = 0.5  # of the crops in real or mixed light are, as a whole, in another light than the file's
+DEVELOPED_STRENGTH = 0.7
 TEST_DRAWING_SIZE = 512
 # A little inside SPEC section 8's ranges, so that reducing a mask does not carry it over a border.
 TEST_RANGES = ((0.01, 0.046), (0.054, 0.144), (0.156, 0.5))
-_STREAMS = {"TrainingCrop": 1, "TrainingScene": 2, "TestItem": 3}
+_STREAMS = {"TrainingCrop": 1, "TrainingScene": 2, "TestItem": 3, "RealTestItem": 4}
 _CROPS = 20
 _CHANGES_PER_REGION = 6
 
@@ -80,15 +94,26 @@ class TrainingCrop(DrawnItem):
     photographs: tuple[Photograph, Photograph]
     composites: int
     changes: int = 1
+    light: str = "recolour"
+    smallest_crop: float = 0.35
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.light not in LIGHTS:
+            raise ValueError(f"light must be one of {', '.join(LIGHTS)}, got {self.light!r}. Choose one of these.")
+        if not 0 < self.smallest_crop <= 1:
+            raise ValueError(f"smallest_crop must lie in (0, 1], got {self.smallest_crop}. 1 takes the largest square.")
 
     def draw(self) -> DrawnImages:
         generator = self.generator()
         picture = load_photograph(self.photographs[0].path)
         other = load_photograph(self.photographs[1].path)
         for _ in range(_CROPS):
-            real = _crop(picture, generator, self.size, smallest=0.35)
+            real = _crop(picture, generator, self.size, smallest=self.smallest_crop)
             if generator.random() < 0.5:
                 real = np.ascontiguousarray(real[:, ::-1])
+            if self.light != "recolour" and generator.random() < DEVELOPED_SHARE:
+                real = _developed(real, generator)
             painter = RegionPainter(real)
             composites: list[Composite] = []
             wanted = self.composites * self.changes
@@ -96,8 +121,9 @@ class TrainingCrop(DrawnItem):
                 if len(composites) == wanted:
                     break
                 changed = _recoloured(
-                    painter, other, generator, SMALLEST_SHARE, LARGEST_SHARE, hard=generator.random() < 0.5, changes=self.changes
-                )
+                    painter, other, generator, SMALLEST_SHARE, LARGEST_SHARE, hard=generator.random() < 0.5, changes=self.changes,
+                    light=self.light,
+                )  # fmt: skip
                 if len(changed) == self.changes:
                     composites += changed
             if len(composites) == wanted:
@@ -200,7 +226,8 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 
 def _recoloured(
-    painter: RegionPainter, other: np.ndarray, generator: np.random.Generator, low: float, high: float, *, hard: bool, changes: int = 1
+    painter: RegionPainter, other: np.ndarray, generator: np.random.Generator, low: float, high: float, *, hard: bool, changes: int = 1,
+    light: str = "recolour",
 ) -> list[_Recoloured]:
     """Recolour one region of the painter's picture `changes` times; fewer, or none, when no region or no usable change was found.
 
@@ -208,6 +235,7 @@ def _recoloured(
         other: [H,W,3] uint8, another photograph.
         low, high: limits of the region's share.
         hard: make the mask 0 or 255, without a soft edge.
+        light: of LIGHTS, the sort of change.
     """
     drawn = painter.draw(generator, low, high)
     if drawn is None:
@@ -219,12 +247,19 @@ def _recoloured(
     # Edge pixels need changed colours too; the colours around serve the reduced test sets.
     touched = _grown(mask > 0)
     found: list[_Recoloured] = []
+    real_light = light == "real" or (light == "mixed" and generator.random() < REAL_SHARE)
+    if real_light:
+        places = region_places(mask >= 128, touched)
     for _ in range(_CHANGES_PER_REGION * changes):
-        changed, change, clipped = _change(real[touched], other, generator)
+        changed, change, clipped = (
+            relight(real[touched], places, generator) if real_light else _change(real[touched], other, generator)
+        )
         whole = real.copy()
         whole[touched] = changed
         image = np.round((real + (whole - real) * weight) * 255).astype(np.uint8)
-        if is_usable(foreground_mse(image, painter.image, mask), clipped):
+        fmse = foreground_mse(image, painter.image, mask)
+        usable = fmse <= HIGHEST_FMSE and clipped <= LARGEST_CLIPPED_SHARE if real_light else is_usable(fmse, clipped)
+        if usable:
             found.append(_Recoloured(image, mask, region, change, bool(found), whole=np.round(whole * 255).astype(np.uint8)))
             if len(found) == changes:
                 break
@@ -240,6 +275,17 @@ def _change(colours: np.ndarray, other: np.ndarray, generator: np.random.Generat
     top, left = int(generator.integers(height - high + 1)), int(generator.integers(width - wide + 1))
     reference = other[top : top + high : 2, left : left + wide : 2].reshape(-1, 3).astype(np.float32) / 255
     return transfer_colours(colours, reference, generator)
+
+
+def _developed(picture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The whole picture, [H,W,3] uint8, with another white balance, exposure and contrast, so that what is right in it is not known
+    from the picture alone; as it was where more than a little of it would clip."""
+    colours = picture.reshape(-1, 3).astype(np.float32) / 255
+    drawn = draw_relighting(generator, DEVELOPED_STRENGTH * generator.random())
+    light = dataclasses.replace(drawn, gradient=np.zeros(2), bounce=np.zeros(3), haze_cover=0.0).apply(to_linear(colours), np.zeros((1, 2)))
+    if ((light > 1.0) & (colours < 0.996)).any(axis=-1).mean() > LARGEST_CLIPPED_SHARE / 3:
+        return picture
+    return np.round(from_linear(np.clip(light, 0, 1)) * 255).astype(np.uint8).reshape(picture.shape)
 
 
 def _grown(region: np.ndarray, by: int = 6) -> np.ndarray:

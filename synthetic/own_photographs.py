@@ -31,7 +31,7 @@ def own_photographs(folder: Path, *, held_out: float, test: bool) -> tuple[Photo
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     for path in pictures:
         name = path.relative_to(folder).as_posix()
-        if _is_held_out(name, held_out) != test:
+        if is_held_out(name, held_out) != test:
             continue
         reason = _reason_to_leave_out(path)
         if reason:
@@ -52,7 +52,7 @@ def own_photographs(folder: Path, *, held_out: float, test: bool) -> tuple[Photo
     return tuple(chosen)
 
 
-def _is_held_out(name: str, share: float) -> bool:
+def is_held_out(name: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") < share * 2**64
 
 

@@ -156,7 +156,7 @@ def _unit_parts(luminance: np.ndarray) -> np.ndarray:
     return np.concatenate(result).astype(np.float32)
 
 
-def _package_folder(package: str, inside: str) -> Path:
+def package_folder(package: str, inside: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package.replace("_", "-"))
@@ -170,9 +170,9 @@ def _photographs_in(folders, files, not_photographs: dict[str, str]) -> list[tup
     """Open every candidate file; keep (photograph, fingerprint) of the usable ones, sorted by name."""
     candidates = []
     for package, inside in folders:
-        candidates += [(package, path) for path in _package_folder(package, inside).iterdir() if path.is_file()]
+        candidates += [(package, path) for path in package_folder(package, inside).iterdir() if path.is_file()]
     for package, inside, names in files:
-        candidates += [(package, _package_folder(package, inside) / name) for name in names]
+        candidates += [(package, package_folder(package, inside) / name) for name in names]
     kept = []
     for package, path in sorted(candidates, key=lambda candidate: (candidate[0], candidate[1].name)):
         name = f"{package}/{path.name}"

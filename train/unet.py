@@ -22,6 +22,7 @@ from ..common.processes import processes
 from ..diffusion.sampler import SETTINGS, model_input, sample_generators, sample_latents
 from ..diffusion.unet import attach, save_unet
 from .checks import check, check_one_size
+from .colour import ColourReadout, clean_colour_loss, readout_of
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
 from .data.bad_images import without_bad_images
 from .data.dataset import HarmonizationDataset
@@ -36,6 +37,7 @@ from .validation import psnr, validation_of
 
 SAMPLED_TIMESTEPS = (999, 749, 500, 250, 0)  # SPEC §2's five, as hosts round them
 FIRST_TIMESTEP = SAMPLED_TIMESTEPS[0]
+READOUT_IMAGES = 64  # pairs that the colours of latents are learned from
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class UNetTraining(TrainingConfig):
     """Share of the samples below t = 999 whose noisy latent is built on the UNet's own prediction at 999 in place of the target's
     latent, as sampling builds it; their loss is that of the predicted latent. Keeps the few steps from taking their own errors
     for evidence."""
+    first_timesteps: Annotated[float, "[0, 1]"] = 0.0
+    """Share of training timesteps that are 999, where sampling begins and the prediction is a mean over all that the target may be."""
+    colour_loss: Annotated[float, "[0, 1e6]"] = 0.0
+    """Weight of the error that the change of light leaves which the predicted clean latent stands for (`colour_map_loss`): of the samples at t = 999 and of those on the UNet's own predictions."""
     cached_views: Annotated[int, "[0, 1000]"] = 0
     """Cuts of each pair whose latents are computed once and kept; 0 encodes every image anew."""
 
@@ -122,9 +128,12 @@ class UNetTask(Task):
 
     checkpoint_name = "unet.safetensors"
 
-    def __init__(self, unet: UNet2DConditionModel, vae, config: UNetTraining, examples: dict[str, torch.Tensor]):
+    def __init__(
+        self, unet: UNet2DConditionModel, vae, config: UNetTraining, examples: dict[str, torch.Tensor],
+        readout: ColourReadout | None = None,
+    ):  # fmt: skip
         super().__init__()
-        self.unet, self.config = unet, config
+        self.unet, self.config, self._readout = unet, config, readout
         self._vae = (vae,)  # frozen; hidden from this module's parameters
         self._scheduler = DDPMScheduler(
             **{name: value for name, value in SETTINGS.items() if name != "timestep_spacing"}, prediction_type=unet.prediction_type
@@ -135,7 +144,7 @@ class UNetTask(Task):
     def forward(self, batch: dict[str, Any]) -> torch.Tensor:
         condition, target, mask = self._latents(batch)
         seeds = batch["seed"].cpu()
-        timesteps = draw_timesteps(seeds, self.config.sampled_timesteps).to(target.device)
+        timesteps = draw_timesteps(seeds, self.config.sampled_timesteps, self.config.first_timesteps).to(target.device)
         noise = sample_noise(seeds, tuple(target.shape[1:])).to(target.device)
         start = target
         own = (sample_uniform(seeds, 1, stream=3)[:, 0].to(target.device) < self.config.own_predictions) & (timesteps < FIRST_TIMESTEP)
@@ -146,11 +155,18 @@ class UNetTask(Task):
         prediction = self._predict(noisy, mask, condition, timesteps)
         velocity = self.unet.prediction_type == "v_prediction"
         error = prediction - (self._scheduler.get_velocity(target, noise, timesteps) if velocity else noise)
+        clean = self._clean(noisy, prediction, timesteps)
         if own.any():
-            error = torch.where(own[:, None, None, None], self._clean(noisy, prediction, timesteps) - target, error)
-        return diffusion_loss(
+            error = torch.where(own[:, None, None, None], clean - target, error)
+        loss = diffusion_loss(
             error, mask, foreground_weighted=self.config.foreground_weighted, background_weight=self.config.background_weight
         )
+        if self._readout is None:
+            return loss
+        # below 999, a latent built on the target tells the answer
+        judged = (own | (timesteps == FIRST_TIMESTEP)) & (mask.sum(dim=(1, 2, 3)) > 0)
+        left = clean_colour_loss(self._readout, clean, target, condition, mask)
+        return loss + self.config.colour_loss * torch.where(judged, left, 0.0).mean()
 
     def _predict(self, noisy, mask, condition, timesteps) -> torch.Tensor:
         prompt = self.unet.empty_prompt_embeds.to(noisy.device).expand(len(noisy), -1, -1)
@@ -213,11 +229,15 @@ class UNetTask(Task):
         )  # fmt: skip
 
 
-def draw_timesteps(seeds: torch.Tensor, sampled_share: float) -> torch.Tensor:
-    """One timestep per sample, [B] int64 in 0..999, from its own seed: of SAMPLED_TIMESTEPS with probability `sampled_share`."""
+def draw_timesteps(seeds: torch.Tensor, sampled_share: float, first_share: float = 0.0) -> torch.Tensor:
+    """One timestep per sample, [B] int64 in 0..999, from its own seed: FIRST_TIMESTEP with probability `first_share`, else of
+    SAMPLED_TIMESTEPS with probability `sampled_share`."""
     uniform = sample_uniform(seeds, 2, stream=2)
     visited = torch.tensor(SAMPLED_TIMESTEPS)[(uniform[:, 1] * len(SAMPLED_TIMESTEPS)).long()]
-    return torch.where(uniform[:, 0] < sampled_share, visited, (uniform[:, 1] * 1000).long())
+    timesteps = torch.where(uniform[:, 0] < sampled_share, visited, (uniform[:, 1] * 1000).long())
+    if not first_share:
+        return timesteps
+    return torch.where(sample_uniform(seeds, 1, stream=5)[:, 0] < first_share, FIRST_TIMESTEP, timesteps)
 
 
 def make_unet(architecture: Architecture, prediction_type: str, direction: str, seed: int) -> UNet2DConditionModel:
@@ -266,7 +286,10 @@ def main(config: UNetTraining) -> dict[str, Any]:
     validation = validation_of(config)
     if config.run.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    task = UNetTask(unet, vae, config, example_batch(images, config.run.samples))
+    readout = None
+    if config.colour_loss:
+        readout = readout_of(vae, [images.examples(READOUT_IMAGES)])
+    task = UNetTask(unet, vae, config, example_batch(images, config.run.samples), readout)
     if config.dry_run:
         return dry_run(task, images, config, validation, views=config.cached_views or 1)
     take(config)

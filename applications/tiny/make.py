@@ -27,6 +27,9 @@ from ...train.config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
+REAL_STEPS = (6000, 3300)
+REAL_CROPS = (1400, 1094)  # of the installed photographs, of those in `photos`
+VALIDATION_SHARE = 0.1  # of either, by picture: calibration and settings are judged on them
 HARMONY_VAE_STEPS = (1500, 700)
 INVERSE_UNET_STEPS = 3000
 INVERSE_WIDTHS = (64, 64, 64)  # the family must stay under 24 MB
@@ -41,6 +44,8 @@ class TinyFamily:
 
     work: Path = ROOT / ".cache" / "tiny"
     """Folder for the data, states and sample sheets; about 2 GB."""
+    photos: Path | None = None
+    """Folder of more photographs that the UNet is trained on in real light. None: the installed ones alone."""
     out: Path = TINY
     """Folder that the float16 checkpoints are written to."""
     stages: tuple[str, ...] = ()
@@ -56,6 +61,27 @@ def make_data(family: TinyFamily) -> None:
         write_training_set(folder, photo_crops=4000, scenes=600, composites_per_crop=3, size=256, seed=seed, workers=2)
     for size in (128, 256, 512):
         write_test_set(family.work / f"test-{size}", size=size, seed=0)
+
+
+def make_real_data(family: TinyFamily) -> None:
+    """Photographs relit as light changes, at the size that is trained on; and a tenth of the photographs as validation sets."""
+    from ...synthetic.dataset import write_training_set
+    from ...synthetic.own_photographs import is_held_out, own_photographs
+    from ...synthetic.photographs import find_photographs
+    from ...synthetic.real_test import write_real_test_set
+
+    common = dict(scenes=0, composites_per_crop=4, size=128, light="mixed", workers=2)
+    installed = find_photographs().train
+    held = tuple(photograph for photograph in installed if is_held_out(photograph.name, VALIDATION_SHARE))
+    trained = tuple(photograph for photograph in installed if photograph not in held)
+    write_training_set(family.work / "real", photo_crops=REAL_CROPS[0], seed=10, photographs=trained, smallest_crop=0.5, **common)
+    write_real_test_set(family.work / "real-validation", held, composites=3, seed=5)
+    if family.photos is not None:
+        trained, held = (own_photographs(family.photos, held_out=VALIDATION_SHARE, test=test) for test in (False, True))
+        write_training_set(
+            family.work / "real-photos", photo_crops=REAL_CROPS[1], seed=20, photographs=trained, smallest_crop=0.6, **common
+        )
+        write_real_test_set(family.work / "real-photos-validation", held, composites=4, seed=6)
 
 
 def train_autoencoder(family: TinyFamily) -> None:
@@ -105,6 +131,36 @@ def train_unet(family: TinyFamily) -> None:
         data=_data(family, size=128, min_crop=0.5, more=True),
         optim=replace(own.optim, learning_rate=6e-4, steps=UNET_STEPS[2]),
         run=replace(own.run, out=family.work / "unet-more", seed=1),
+    )
+    unet.main(more)
+
+
+def train_real_unet(family: TinyFamily) -> None:
+    """The UNet further, on photographs in real light: on the change of light that its predictions stand for, most of all on the first,
+    which is a mean over all that the real image may be. Then on more photographs, the learning rate falling to nothing."""
+    preset = unet.PRESETS["tiny"][1]
+    first = replace(
+        preset,
+        init=_made(family, "unet-more", "unet", "harmonization_unet"),
+        vae=_made(family, "autoencoder", "vae", "vae"),
+        own_predictions=1.0,
+        first_timesteps=0.7,
+        sampled_timesteps=0.9,
+        colour_loss=1.0,
+        data=DataConfig(roots=(family.work / "real",), size=128, flip=False, workers=0),
+        optim=replace(
+            preset.optim, learning_rate=5e-4, schedule="constant_with_warmup", batch_size=16, steps=REAL_STEPS[0]
+        ),
+        run=replace(preset.run, out=family.work / "unet-real-first", seed=3),
+    )
+    trained = unet.main(first)
+    roots = (family.work / "real-photos", family.work / "real") if family.photos is not None else first.data.roots
+    more = replace(
+        first,
+        init=Path(trained["checkpoint"]),
+        data=replace(first.data, roots=roots, weights=(2.0, 1.0) if len(roots) > 1 else ()),
+        optim=replace(first.optim, schedule="cosine", steps=REAL_STEPS[1]),
+        run=replace(first.run, out=family.work / "unet-real"),
     )
     unet.main(more)
 
@@ -204,7 +260,7 @@ def export(family: TinyFamily) -> None:
 CHECKPOINTS: dict[str, tuple[str, str, Callable, Callable]] = {
     "vae": ("autoencoder", "vae", load_vae, save_autoencoder),
     "harmony_vae": ("harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
-    "harmonization_unet": ("unet-more", "unet", load_unet, save_unet),
+    "harmonization_unet": ("unet-real", "unet", load_unet, save_unet),
     "inverse_harmony_vae": ("inverse-harmony-vae-finished", "harmony_vae", load_vae, save_harmony_vae),
     "inverse_unet": ("inverse-unet", "unet", load_unet, save_unet),
     "harmony_classifier": ("classifier-more", "harmony_classifier", load_harmony_classifier, save_harmony_classifier),
@@ -245,6 +301,8 @@ STAGES: dict[str, Callable[[TinyFamily], None]] = {
     "data": make_data,
     "autoencoder": train_autoencoder,
     "unet": train_unet,
+    "real-data": make_real_data,
+    "real-unet": train_real_unet,
     "harmony-vae": train_harmony_vae,
     "harmony-vae-finish": finish_harmony_vae,
     "inverse-unet": train_inverse_unet,

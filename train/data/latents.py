@@ -26,11 +26,17 @@ def cache_latents(
     vae.to(device).eval()
 
     def encode(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        latents = [vae.encode(image).latent_dist.mode() * vae.config.scaling_factor for image in condition_and_target(batch, direction)]
+        latents = [_encoded(vae, image) for image in condition_and_target(batch, direction)]
         mask = mask_to_latent(batch["mask"], latents[0].shape[2:])
         return {"condition_latent": latents[0], "target_latent": latents[1], "mask_latent": mask}
 
     return cached(path, Views(dataset, views), encode, seed=seed, device=device, batch_size=batch_size)
+
+
+def _encoded(vae, images: torch.Tensor) -> torch.Tensor:
+    """Scaled latents of images, of which those that come several times in a row (one real image's composites) are encoded once."""
+    different, of = torch.unique_consecutive(images, dim=0, return_inverse=True)
+    return (vae.encode(different).latent_dist.mode() * vae.config.scaling_factor)[of]
 
 
 def _fingerprint(vae, dataset: HarmonizationDataset, views: int, direction: str) -> str:

@@ -118,7 +118,7 @@ def test_diagrams_logos_and_small_pictures_are_rejected(pictures):
 
 def test_a_missing_package_is_named():
     with pytest.raises(FileNotFoundError, match="pip install no-such-package"):
-        photographs._package_folder("no_such_package", "templates")
+        photographs.package_folder("no_such_package", "templates")
 
 
 # --- regions and changes
