@@ -1,7 +1,6 @@
 """Never worse: how far a predicted change may be trusted, measured on validation images and carried by the checkpoint.
 
-Small predicted changes are mostly error, large ones mostly true. The measured share of a predicted change that reality confirms, as a
-rising function of its size, is what the change is multiplied by.
+Small predicted changes are mostly error, large ones mostly true: below the measured floor a change is none, above it it shrinks.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ import torch
 
 FEWEST_RECORDS = 12
 BINS = 8
-ALLOWED_WORSE = 0.1  # share of the images of each size of change that may come out worse
+GRID = np.geomspace(1.0, 8.0, 25)  # sizes of change at which a calibration is written down, in floors
+LEAST_FLOOR, FLOORS = 0.25, 200
+ALLOWED_WORSE = 0.15  # share of the images that may come out worse
 WORSE = 1.05  # an error of that many times the composite's counts as worse
 
 
@@ -59,7 +60,7 @@ class Calibration:
         if above is None:
             found = factor[0].expand(predicted.shape)
         else:
-            share = ((predicted - change[above - 1]) / (change[above] - change[above - 1])).clamp(0, 1)
+            share = ((predicted.float() - change[above - 1]) / (change[above] - change[above - 1])).clamp(0, 1)
             found = torch.lerp(factor[above - 1], factor[above], share)
         return found * (predicted / change[0]).clamp(0, 1).square()
 
@@ -77,14 +78,12 @@ class Calibration:
 
 
 def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED_WORSE) -> Calibration:
-    """The calibration that validation images measure.
+    """The calibration that validation images measure: James and Stein's factor 1 - floor² / change², or none at all below the floor, with
+    the least floor at which at most `allowed_worse` of the images come out worse than the composite.
 
-    Within each of a few sizes of predicted change p, the factor is <p, true> / <p, p>, the one of least squared error, and at most
-    such that `allowed_worse` of them come out worse than the composite; then made to rise with the size by isotonic regression.
-    <p, true> follows from the three sizes of a record: (p² + true² - error²) / 2.
+    Its `floor` is the measured error of changes of each size, made to rise with the size by isotonic regression.
     Raises: ValueError for fewer than 12 records, sizes that are not finite or negative, or a share outside 0..1.
-    Source: W. James and C. Stein, "Estimation with Quadratic Loss", 1961, whose factor 1 - error²/p² it is for errors that do not depend
-    on the truth.
+    Source: W. James and C. Stein, "Estimation with Quadratic Loss", 1961.
     """
     if len(records) < FEWEST_RECORDS:
         raise ValueError(f"records must be at least {FEWEST_RECORDS}, got {len(records)}. Validate on more images.")
@@ -97,19 +96,16 @@ def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED
     parts = [part for part in np.array_split(values, min(BINS, len(values) // 6)) if part[:, 0].max() > 0]
     if not parts:
         raise ValueError("records must have a predicted change somewhere, got none. Validate a trained model.")
-    change, factor, floor, weight = [], [], [], []
-    for part in parts:
-        predicted, true, error = part.T
-        power = np.maximum(predicted**2, 1e-12)
-        confirmed = (power + true**2 - error**2) / 2
-        harmless = (confirmed + np.sqrt(np.maximum(confirmed**2 + (WORSE - 1) * power * true**2, 0))) / power
-        change.append(float(np.sqrt(power.mean())))
-        factor.append(float(np.clip(min(confirmed.sum() / power.sum(), np.quantile(harmless, allowed_worse)), 0, 1)))
-        floor.append(float(np.sqrt((error**2).mean())))
-        weight.append(len(part))
-    keep = [index for index in range(len(change)) if index == 0 or change[index] > change[index - 1]]
-    change, factor, floor, weight = ([values[index] for index in keep] for values in (change, factor, floor, weight))
-    return Calibration(tuple(change), tuple(_isotonic(factor, weight)), tuple(_isotonic(floor, weight)), len(values))
+    sizes, errors = (np.array([np.sqrt((part[:, column] ** 2).mean()) for part in parts]) for column in (0, 2))
+    errors = np.array(_isotonic(errors.tolist(), [len(part) for part in parts]))
+
+    def with_floor(floor: float) -> Calibration:
+        change = floor * GRID
+        measured = np.interp(change, sizes, errors)
+        return Calibration(tuple(change.tolist()), tuple((1 - GRID**-2.0).tolist()), tuple(measured.tolist()), len(values))
+
+    floors = np.linspace(LEAST_FLOOR, max(LEAST_FLOOR, float(values[:, 0].max())), FLOORS)
+    return next((found for found in map(with_floor, floors) if share_worse(records, found) <= allowed_worse), with_floor(floors[-1]))
 
 
 def share_worse(records: Sequence[Record], calibration: Calibration | None = None) -> float:

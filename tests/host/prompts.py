@@ -54,7 +54,7 @@ def transferred(**options: Any) -> Prompt:
     """`harmonize` at the model's working size, its light transferred to the composite at full size: `conditional` shows the result."""
     prompt = without(harmonize(**options), "plain", "plain_decode")
     small = {"image": ["working", 0], "mask": ["working", 1]}
-    prompt = changed(prompt, conditioning=small, decode={**small, "paste_background": False}, conditional={"images": ["transfer", 0]})
+    prompt = changed(prompt, conditioning=small, sampler={"steps": 1}, decode={**small, "paste_background": False}, conditional={"images": ["transfer", 0]})
     return added(
         prompt,
         working=node("DiffHarmonyWorkingSize", model=["unet", 0], image=["composite", 0], mask=["mask", 0], size=0),

@@ -44,7 +44,7 @@ def test_new_images_are_less_often_worse_and_nearer():
 
 def test_a_perfect_model_is_left_alone():
     perfect = [Record(size, size, 0.0) for size in np.linspace(1, 50, 60)]
-    assert min(fit_calibration(perfect).factor) > 0.99
+    assert fit_calibration(perfect).shrinkage(torch.tensor([5.0, 50.0])).min() > 0.98
 
 
 def test_json_round_trip_and_refusals():

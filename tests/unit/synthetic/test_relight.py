@@ -83,7 +83,7 @@ def test_a_training_set_of_it(tmp_path, pictures, light):
         composite = read(folder / "composite_images" / f"{'_'.join(name)}.png")
         real, mask = read(folder / "real_images" / f"{name[0]}.png"), read(folder / "masks" / f"{name[0]}_{name[1]}.png")
         assert (composite[mask == 0] == real[mask == 0]).all()
-    with pytest.raises(ValueError, match="light must be (real|mixed)"):
+    with pytest.raises(ValueError, match="light must be '(real|mixed)' to go on"):
         dataset.write_training_set(tmp_path / "set", **options, smallest_crop=0.9, suffix=".png")
 
 
