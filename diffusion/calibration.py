@@ -20,7 +20,7 @@ FEWEST_RECORDS = 12
 BINS = 8
 GRID = np.geomspace(1.0, 8.0, 25)  # sizes of change at which a calibration is written down, in floors
 LEAST_FLOOR, FLOORS = 0.25, 200
-ALLOWED_WORSE = 0.15  # share of the images that may come out worse
+ALLOWED_WORSE = 0.2  # share of the validation images that may come out worse
 WORSE = 1.05  # an error of that many times the composite's counts as worse
 
 
