@@ -141,7 +141,7 @@ def test_a_folder_of_other_composites_predictions_is_refused(data, tmp_path):
     pairs = read_list(data, LIST)
     options = dict(size=64, kept=64, seed=0, device=torch.device("cpu"))
     predict(Method(512), find_models(TINY), pairs[:1], tmp_path / "folder", **options)
-    with pytest.raises(ValueError, match=r"composites must be '1-.*' to go on in .*folder, got '4-.*'. Choose another folder, or delete"):
+    with pytest.raises(ValueError, match=r"composites must be '1-.*' to go on in .*folder, got '4-.*'. Choose another --out, or delete"):
         predict(Method(512), find_models(TINY), pairs, tmp_path / "folder", **options)
     os.utime(pairs[0].mask, ns=(0, 0))
     with pytest.raises(ValueError, match="composites must be"):

@@ -15,7 +15,7 @@ from diffharmony.dataset.pairs import read_list
 def test_a_claim_stands(tmp_path):
     claim(tmp_path, {"seed": 0, "sizes": (1, 2)})
     claim(tmp_path, {"seed": 0, "sizes": (1, 2)})
-    with pytest.raises(ValueError, match=r"sizes must be \[1, 2\] to go on in .*, got \[1\]. Choose another folder"):
+    with pytest.raises(ValueError, match=r"sizes must be \[1, 2\] to go on in .*, got \[1\]. Choose another --out, or delete"):
         claim(tmp_path, {"seed": 0, "sizes": (1,)})
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 0, "sizes": [1, 2]}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffharmony.diffusion.calibration import Calibration, Record, draw_calibration, fit_calibration, share_worse
+from diffharmony.diffusion.calibration import ALLOWED_WORSE, Calibration, Record, draw_calibration, fit_calibration, share_worse
 
 
 def records(noise=10.0, count=240, seed=0):
@@ -35,7 +35,7 @@ def test_it_rises_from_none_to_nearly_all():
 
 def test_new_images_are_less_often_worse_and_nearer():
     calibration, fresh = fit_calibration(records()), records(seed=1)
-    assert share_worse(fresh) > 0.3 and share_worse(fresh, calibration) < 0.2
+    assert share_worse(fresh) > 0.3 and share_worse(fresh, calibration) < ALLOWED_WORSE + 0.05
     unshrunk = sum(record.error**2 for record in fresh)
     assert squared_error(fresh, calibration) < 1.05 * unshrunk
     small = [record for record in fresh if record.true < 5]

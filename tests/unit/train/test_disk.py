@@ -5,10 +5,12 @@ import os
 import re
 import signal
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from diffharmony.common.run_folder import UNFINISHED
 from diffharmony.tests.made.training import vae_command, vae_config, weights_of
@@ -24,6 +26,7 @@ def limited(limit: int, *arguments: str) -> int:
 
     from diffharmony.__main__ import main
 
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # the bars' file is under the limit too
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return main(list(arguments))
 
@@ -47,7 +50,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(runs, root, 
 
 
 def test_a_log_that_cannot_grow_is_named(runs, root, base, tmp_path):
-    run = runs.call(f"{HERE}:limited", 1300, *vae_command(root, base, tmp_path / "run", optim__steps=40, run__save_every=40))
+    run = runs.call(f"{HERE}:limited", 2600, *vae_command(root, base, tmp_path / "run", optim__steps=60, run__save_every=60))
     assert run.wait() == 1 and "run/log.jsonl must be written whole, got an error (File too large)" in run.output()
     result = runs.start(*vae_command(root, base, tmp_path / "run", optim__steps=2, run__save_every=40)).result()
     assert result["steps"] == 2
