@@ -53,7 +53,8 @@ class CompareConfig:
     """List of composites: a name in the data set's folder."""
     vae: Path = TINY / "harmony_vae.safetensors"
     unet: Path = TINY / "harmonization_unet.safetensors"
-    steps: int = 5
+    steps: int | None = None
+    """None: as users get by default, what the UNet's file names to transfer light, and 5 otherwise."""
     seed: int = 0
     """Composite i is sampled with seed + i."""
     json: bool = False

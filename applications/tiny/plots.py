@@ -13,8 +13,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from ...common.plots import save_figure
 
 Row = dict[str, Any]  # one composite of the report's "images"
-RESULT, NO_UNET = "conditional_pasted", "no_unet_pasted"
+RESULT, DEFAULT, NO_UNET = "conditional_pasted", "transferred_pasted", "no_unet_pasted"
 LINES = {
+    DEFAULT: ("the default, transferred", "#d49a00", "-"),
     RESULT: ("conditional decode", "#0b6e4f", "-"),
     "plain_pasted": ("plain decode", "#c8553d", "--"),
     NO_UNET: ("no UNet", "#5b5f97", "-."),
@@ -32,7 +33,7 @@ def draw_distribution(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained")
     scatter, cumulative = figure.subplots(1, 2)
     before = np.array([row["composite"]["fMSE"] for row in rows])
-    for method in (NO_UNET, RESULT):
+    for method in (NO_UNET, RESULT, DEFAULT):
         name, colour, _ = LINES[method]
         scatter.scatter(before, [ratio_of(row, method) for row in rows], s=14, color=colour, alpha=0.7, label=name, linewidths=0)
     scatter.axhline(1, color="black", linewidth=0.8)

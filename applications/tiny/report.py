@@ -30,13 +30,14 @@ from ...common.images import load_image, load_mask, tensor_to_pil
 from ...common.masks import binarize_mask
 from ...dataset.layout import TEST_LIST, write_list
 from ...dataset.pairs import Pair, read_list
+from ...diffusion import harmonize, load_unet
 from ...evaluation.evaluator import evaluate
 from ...evaluation.metrics import METRICS, RANGES, measure, range_of
 from ...evaluation.tables import markdown_table, number
 from ...harmony_vae import load_harmony_vae, load_vae
 from ..reproduce.paper import PLAIN, Method
 from ..reproduce.predict import predict
-from .plots import NO_UNET, RESULT, Row, draw_distribution, ratio_of
+from .plots import DEFAULT, NO_UNET, RESULT, Row, draw_distribution, ratio_of
 
 logger = logging.getLogger("diffharmony")
 SIZES = (128, 256, 512)
@@ -49,6 +50,7 @@ METHODS = {
     "plain_pasted": "harmonized, plain decode (base VAE), background pasted",
     "conditional": "harmonized, conditional decode",
     "conditional_pasted": "harmonized, conditional decode, background pasted",
+    "transferred_pasted": "**the default**: light transferred at the UNet's own steps, background pasted",
     "no_unet_pasted": "no UNet: E(composite), conditional decode, background pasted",
     "colour_transfer": "mean/std colour transfer",
 }
@@ -59,6 +61,8 @@ WHOLE = {  # targets end to end: what bounds each
     "PSNR above the composite, dB": ("at_least", 0.7),
     "share of composites that get better": ("at_least", 0.60),
     "fMSE less than without the UNet, share": ("at_least", 0.08),
+    "the default's fMSE, × the composite's": ("at_most", 0.60),
+    "the same, mildest third": ("at_most", 1.0),
     "composites measured end to end": ("at_least", 60),
 }
 
@@ -168,9 +172,10 @@ def end_to_end(config: TinyReport, models: dict[str, Path]) -> list[Row]:
                 method, models, list(pairs.values()), Path(folder, name), size=SIDE, kept=SIDE, steps=config.steps,
                 seed=config.seed, numbers=list(pairs), device=torch.device("cpu"),
             )  # fmt: skip
+        transfer(models, pairs, Path(folder, "transferred"), config.seed)
         list_file = Path(folder, "measured.txt")
         write_list(list_file, (pair.composite.relative_to(root).as_posix() for pair in pairs.values()))
-        for part, ways, baselines in (("decoded", ("plain", "conditional"), ("composite", "colour_transfer")), ("pasted", WAYS, ())):
+        for part, ways, baselines in (("decoded", ("plain", "conditional"), ("composite", "colour_transfer")), ("pasted", (*WAYS, "transferred"), ())):
             pasted = part == "pasted"
             evaluate(
                 root, list_file, [Path(folder, name) for name in ways], real_background=pasted, size=None, baselines=baselines,
@@ -180,6 +185,15 @@ def end_to_end(config: TinyReport, models: dict[str, Path]) -> list[Row]:
                 row["foreground"] = measured["foreground"]
                 row.update({f"{name}_pasted" if pasted else name: figures for name, figures in measured["methods"].items()})
     return rows
+
+
+def transfer(models: dict[str, Path], pairs: dict[int, Pair], folder: Path, seed: int) -> None:
+    """Write `<folder>/<stem>.png`: each composite by its place in the list, harmonized at the settings that a user gets."""
+    vae, unet = load_harmony_vae(models["harmony_vae"]), load_unet(models["harmonization_unet"])
+    folder.mkdir()
+    for index, pair in tqdm(pairs.items(), desc="Transferring light", unit="image"):
+        result = harmonize(vae, unet, load_image(pair.composite), load_mask(pair.mask), seed=seed + index)
+        tensor_to_pil(result)[0].save(folder / f"{pair.composite.stem}.png")
 
 
 def thirds(rows: list[Row]) -> dict[str, list[Row]]:
@@ -230,8 +244,9 @@ def check_targets(report: dict[str, Any]) -> list[dict[str, Any]]:
     found[CONDITIONAL] = decode.get("256", {}).get("conditional")
     if "end_to_end" in report:
         whole = report["end_to_end"]
-        ratios = (whole["groups"][group][RESULT]["fMSE_ratio"] for group in ("overall", "strong"))
-        figures = (*ratios, *(whole[key] for key in ("psnr_gain", "better_share", "less_fmse_than_no_unet", "count")))
+        ratios, default = ([whole["groups"][group][way]["fMSE_ratio"] for group in groups]
+                           for way, groups in ((RESULT, ("overall", "strong")), (DEFAULT, ("overall", "mild"))))
+        figures = (*ratios, *(whole[key] for key in ("psnr_gain", "better_share", "less_fmse_than_no_unet")), *default, whole["count"])
         found.update(zip(WHOLE, figures))
     checked = []
     for name, (rule, bound) in {**{GAIN.format(size): ("at_least", 6.0) for size in SIZES}, CONDITIONAL: ("at_least", 30.0), **WHOLE}.items():
@@ -282,7 +297,7 @@ def _end_to_end_markdown(whole: dict[str, Any]) -> list[str]:
         [METHODS[method], number(row["PSNR"]), number(row["MSE"]), number(row["fMSE"], 1), number(row["fMSE_ratio"])]
         for method, row in groups["overall"].items()
     ]
-    shown = ("composite", "plain_pasted", RESULT, NO_UNET, "colour_transfer")
+    shown = ("composite", "plain_pasted", RESULT, DEFAULT, NO_UNET, "colour_transfer")
     by_group = [
         [
             _group_name(name),
@@ -301,7 +316,7 @@ def _end_to_end_markdown(whole: dict[str, Any]) -> list[str]:
         "fMSE as a multiple of the composite's, by foreground share and by strength of the change (thirds of the composite's fMSE); "
         "background pasted:",
         markdown_table(
-            ["", "images", "composite fMSE", "plain", "**conditional**", "no UNet", "colour transfer", "composite PSNR", "PSNR", "better"],
+            ["", "images", "composite fMSE", "plain", "conditional", "**default**", "no UNet", "colour transfer", "composite PSNR", "PSNR", "better"],
             by_group,
         ),
         f"Better than the composite for {whole['better_share']:.0%}; median ratio {whole['median_ratio']:.2f}; "

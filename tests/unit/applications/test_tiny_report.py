@@ -74,9 +74,13 @@ def test_rows_are_what_harmonize_gives(work, report):
     real, mask_picture = Image.open(photos / "real_images/t3.png"), Image.open(photos / "masks/t3_1.png")
     row = report["images"][3]
     assert row["name"] == "t3_1_1" and row["foreground"] == pytest.approx(27 * 32 / SIDE**2)
-    variants = {"conditional_pasted": {}, "conditional": {"paste_background": False}, "plain_pasted": {"conditional": False}}
+    decoded = {"detail": "decoded"}
+    variants = {
+        "conditional_pasted": decoded, "conditional": {"paste_background": False, **decoded}, "plain_pasted": {"conditional": False, **decoded},
+        "transferred_pasted": {},
+    }  # fmt: skip
     for method, options in variants.items():
-        result = tensor_to_pil(harmonize(vae, unet, composite, mask, seed=3, detail="decoded", **options))[0]
+        result = tensor_to_pil(harmonize(vae, unet, composite, mask, seed=3, **options))[0]
         expected = measure(result, real, mask_picture, size=None, real_background=False)
         assert row[method]["fMSE"] == pytest.approx(expected.fmse, rel=1e-3), method
         assert row[method]["MSE"] == pytest.approx(expected.mse, rel=1e-3), method
