@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import torch
+from PIL import Image
 from tqdm import tqdm
 
 from ...common.assets import TINY
 from ...common.files import make_folder, written_whole
 from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, tensor_to_pil
+from ...common.sheets import labelled_sheet
 from ...dataset.pairs import read_list
 from ...diffusion import harmonize, load_unet
 from ...evaluation.baselines import colour_transfer
@@ -48,7 +50,7 @@ class CompareConfig:
     data: Path
     """Data set in iHarmony4's layout."""
     out: Path
-    """Folder for methods.json, methods.md and methods.png."""
+    """Folder for methods.json, methods.md, and best.png, median.png and worst.png: every method's picture of one composite."""
     list: str = "IHD_test.txt"
     """List of composites: a name in the data set's folder."""
     vae: Path = TINY / "harmony_vae.safetensors"
@@ -144,56 +146,41 @@ def markdown_of(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def contact_sheet(rows: Sequence[tuple[str, dict[str, Image.Image]]], side: int = 192) -> Image.Image:
-    """One row of pictures, reduced to `side`, for each (label, {name: picture}), names above; all rows have the same names."""
-    names, head, font = list(rows[0][1]), 20, ImageFont.load_default(12)
-    sheet = Image.new("RGB", (len(names) * (side + 4), len(rows) * (side + 2 * head)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (label, pictures) in enumerate(rows):
-        top = row * (side + 2 * head)
-        draw.text((2, top + 2), label, "black", font)
-        for column, name in enumerate(names):
-            draw.text((column * (side + 4) + 2, top + head + 2), name, "black", font)
-            small = pictures[name].convert("RGB")
-            small.thumbnail((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(small, (column * (side + 4), top + 2 * head))
-    return sheet
-
-
 def compare_methods(config: CompareConfig) -> dict[str, Any]:
     """Measure every method (background pasted, 256 px, convention diffharmony); write table and pictures.
 
-    Returns: {"rows": {method: {column: figure}}, "count", "data", "list"}. Raises: as the loaders and the list's reader do.
+    Returns: {"rows": {method: {column: figure}}, "count", "data", "list", and of "best", "median" and "worst"
+    {"composite", "ratio"}}. Raises: as the loaders and the list's reader do.
     """
     make_folder(config.out, "out")
     pairs = read_list(config.data, config.list)
     vae, unet, classical = load_harmony_vae(config.vae), load_unet(config.unet), classical_methods()
     measured: dict[str, list[Measurement]] = {name: [] for name in (*classical, *OURS)}
 
-    def run(index: int, names: Sequence[str]) -> tuple[dict[str, Image.Image], Image.Image, Image.Image]:
+    def run(index: int) -> tuple[dict[str, Image.Image], Image.Image, Image.Image]:
         composite, real, mask = read_picture(pairs[index].composite).convert("RGB"), read_picture(pairs[index].real), read_mask(pairs[index].mask)
         array, region, soft = np.asarray(composite), np.asarray(mask) >= 128, pil_to_mask(mask)
-        results = {name: Image.fromarray(classical[name](array, region)) for name in names if name in classical}
-        for name in (name for name in names if name in OURS):
-            out = harmonize(vae, unet, pil_to_tensor(composite), soft, config.steps, config.seed + index, **OURS[name])
+        results = {name: Image.fromarray(method(array, region)) for name, method in classical.items()}
+        for name, options in OURS.items():
+            out = harmonize(vae, unet, pil_to_tensor(composite), soft, config.steps, config.seed + index, **options)
             results[name] = tensor_to_pil(out)[0]
         return results, real, mask
 
     for index in tqdm(range(len(pairs)), desc="Comparing", unit="image"):
-        results, real, mask = run(index, list(measured))
+        results, real, mask = run(index)
         for name, picture in results.items():
             measured[name].append(measure(picture, real, mask, real_background=True))
     result = {"rows": table_of(measured), "count": len(pairs), "data": str(config.data), "list": config.list}
     ratios = np.array([ours.fmse / max(base.fmse, 1e-9) for ours, base in zip(measured["ours, transfer"], measured["composite"])])
     order = np.argsort(ratios)
-    shown = []
     for label, place in (("best", 0), ("median", len(order) // 2), ("worst", len(order) - 1)):
         index = int(order[place])
-        pictures, real, mask = run(index, list(measured))
-        title = f"{label}: {pairs[index].composite.stem}, {ratios[index]:.2f} x the composite's fMSE"
-        shown.append((title, {"mask": mask, **pictures, "real": real}))
-    with written_whole(config.out / "methods.png") as temporary:
-        contact_sheet(shown).save(temporary, format="png")
+        pictures, real, mask = run(index)
+        shown = {"mask": mask, **pictures, "real": real}
+        sheet = labelled_sheet(torch.cat([pil_to_tensor(picture.convert("RGB")) for picture in shown.values()]), list(shown))
+        with written_whole(config.out / f"{label}.png") as temporary:
+            tensor_to_pil(sheet)[0].save(temporary, format="png")
+        result[label] = {"composite": pairs[index].composite.name, "ratio": float(ratios[index])}
     for name, text in (("methods.json", json.dumps(result, indent=1)), ("methods.md", markdown_of(result["rows"]))):
         with written_whole(config.out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

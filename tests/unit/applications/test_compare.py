@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from diffharmony.applications.tiny import compare as compare_methods
+from diffharmony.common.assets import ROOT
 from diffharmony.evaluation.metrics import Measurement
 
 
@@ -36,6 +37,14 @@ def test_classical_methods_leave_the_background():
         assert out.shape == image.shape and out.dtype == np.uint8 and np.array_equal(out[~mask], image[~mask]), name
 
 
-def test_sheet_has_a_row_for_each():
-    pictures = {"a": Image.new("RGB", (50, 40), "red"), "b": Image.new("L", (50, 40))}
-    assert compare_methods.contact_sheet([("x", pictures), ("y", pictures)], side=32).size == (72, 144)
+def test_every_method_is_measured_and_shown(tmp_path):
+    demo, photos = ROOT / "assets" / "demo", tmp_path / "data" / "Photos"
+    for folder, name, source in (("composite_images", "a_1_1", "composite"), ("masks", "a_1", "mask"), ("real_images", "a", "real")):
+        (photos / folder).mkdir(parents=True)
+        Image.open(demo / f"{source}.png").resize((96, 64)).save(photos / folder / f"{name}.png")
+    (tmp_path / "data" / "IHD_test.txt").write_text("Photos/composite_images/a_1_1.png\n")
+    found = compare_methods.compare_methods(compare_methods.CompareConfig(tmp_path / "data", tmp_path / "out"))
+    assert list(found["rows"])[0] == "composite" and list(found["rows"])[-4:] == list(compare_methods.OURS)
+    assert all(row["fMSE"] >= 0 for row in found["rows"].values()) and found["worst"]["ratio"] == found["rows"]["ours, transfer"]["ratio"]
+    for name in ("best", "median", "worst"):
+        assert Image.open(tmp_path / "out" / f"{name}.png").size[0] > 300
