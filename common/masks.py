@@ -125,7 +125,7 @@ def same_batch(named: dict[str, torch.Tensor]) -> list[torch.Tensor]:
 
 def check_foreground(mask: torch.Tensor, advice: str = DRAW_IT, name: str = "mask") -> None:
     """Refuse a mask in 0..1 (or a batch) that marks nothing. Raises: ValueError."""
-    if not binarize_mask(mask).any():
+    if not (mask >= THRESHOLD).any():
         raise ValueError(no_foreground(name, mask.max().item() * 255, advice))
 
 

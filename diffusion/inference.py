@@ -47,7 +47,8 @@ class ConditionedSampler:
     image: [B, 3, H, W], floating, -1..1, any size. mask: [B or 1, 1, H, W], 0..1. name: what errors call the image.
     Checks at once, and computes when first sampled from: E's latent and the mask at latent size, and for a conditional decode
     E_c's features. Each is computed once, and kept for all later samples.
-    Raises: ValueError for shapes, ranges, directions or options that do not fit, or a mask that marks nothing.
+    A mask that marks nothing is taken: at the size of some work a small foreground vanishes.
+    Raises: ValueError for shapes, ranges, directions or options that do not fit.
     """
 
     def __init__(
@@ -72,7 +73,6 @@ class ConditionedSampler:
             check_directions(vae, unet)
         self.original, self._mask = check_image_and_mask(image, mask, name)
         check_range(self.original, name)
-        check_foreground(mask)
         if detail not in DETAILS:
             raise ValueError(f"detail must be one of {DETAILS}, got {detail!r}. Pass one of these.")
         if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= LARGEST_STRENGTH:
@@ -276,6 +276,7 @@ def harmonize(
         refinement=refinement,
         device=device,
     )
+    check_foreground(mask)
     warn_if_dull(mask)
     _tell_size(conditioned.working_size, tuple(conditioned.original.shape[-2:]), tuple(getattr(unet, "sizes", ())))
     generators = sample_generators(seed, conditioned.original.shape[0])

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.direction import check_inverse
+from ..common.masks import check_foreground
 from ..common.text import hash64
 from ..diffusion.inference import ConditionedSampler, Size
 from ..diffusion.prepacked import PrepackedConvolutions
@@ -77,6 +78,7 @@ def draw_candidates(
         vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True,
         detail="change" if keep_detail else "decoded", device=device, name="real",
     )  # fmt: skip
+    check_foreground(mask)
     if conditioned.original.shape[0] != 1:
         batch = conditioned.original.shape[0]
         raise ValueError(f"real and mask must be one image and one mask, got a batch of {batch}. Pass them one by one.")

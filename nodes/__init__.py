@@ -24,8 +24,8 @@ def check_packages() -> None:
     """Raises: RuntimeError for a package of requirements.txt that is not installed, or too old."""
     from packaging.requirements import Requirement
 
-    for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines():
-        wanted = Requirement(line)
+    lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines())
+    for wanted in map(Requirement, filter(None, lines)):
         try:
             found = version(wanted.name)
         except PackageNotFoundError:
