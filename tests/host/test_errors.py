@@ -56,13 +56,6 @@ def test_connections_that_do_not_fit(error_of, changes, message):
     assert message in error_of(changed(added(prompt, **OTHERS), **changes))
 
 
-def test_a_unet_without_its_empty_prompt_is_refused_where_it_is_loaded(run, server, error_of):
-    run(added(without(harmonize(), "plain", "plain_decode"), saved=node("ModelSave", model=["unet", 0], filename_prefix="unet/saved")))
-    server.add_model("diffusion_models", next((server.base / "output" / "unet").iterdir()), "saved.SAFETENSORS")
-    error = error_of(without(harmonize(unet="saved.SAFETENSORS"), "plain", "plain_decode"))
-    assert "saved.SAFETENSORS must carry an empty-prompt embedding to be sampled, got none. Bake it in with: diffharmony convert" in error
-
-
 def test_core_resizes_of_a_mask_overshoot(run, made):
     """Bicubic ones leave 0..1 on both sides."""
     prompt = added(
