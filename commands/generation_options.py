@@ -44,7 +44,7 @@ class RecipeOptions:
     """CPU threads of each process. Another number rounds sums differently and counts as another setting; for more speed start more
     processes."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do about an image that is missing, damaged, of another size than its mask, or whose mask is empty."""
+    """What to do about an image that is missing, damaged, of another size than its mask, or whose mask is empty or a picture."""
     limit: int | None = None
     """Only the first so many pairs."""
     json: bool = False

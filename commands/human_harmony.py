@@ -87,7 +87,8 @@ class HumanHarmonyConfig(RecipeOptions):
 
 
 def run_human_harmony(config: HumanHarmonyConfig) -> dict[str, Any]:
-    """Run `diffharmony human-harmony`. Returns: what --json prints. Raises: as build_data_set()."""
+    """Run `diffharmony human-harmony`. Returns: what --json prints. Raises: as build_data_set(); ValueError where nothing is left to take."""
+    from ..inverse.human_harmony.dry_run import nothing_left
     from ..inverse.selection import check_limits
 
     check_options(config)
@@ -100,6 +101,8 @@ def run_human_harmony(config: HumanHarmonyConfig) -> dict[str, Any]:
     result = _plan(config) if config.dry_run else _build(config)
     if os.environ.get("RANK", "0") == "0":
         print(summary(result), file=sys.stderr if config.json else sys.stdout, flush=True)
+        if not result["kept"]:
+            raise ValueError(nothing_left(result["photographs"], result["dropped"]))
     return {"command": "human-harmony", "out": str(config.out), "dry_run": config.dry_run, **result}
 
 

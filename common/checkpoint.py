@@ -15,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .direction import check_direction
-from .files import read_json, written_whole
+from .files import SAFETENSORS_SUFFIXES, is_safetensors, read_json, written_whole
 
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DTYPES = (torch.float16, torch.float32)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+WEIGHT_SUFFIXES = SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES  # in capitals as well
 METADATA_TENSOR = "diffharmony.metadata"
 PARALLEL_PREFIX = "module."  # what DataParallel puts before every name
 # What a checkpoint is: kind, what errors call it, and how names must begin, each of these some. The first that fits.
@@ -105,7 +106,7 @@ def write_checkpoint(
     Source: DESIGN.md, "Contracts".
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         raise ValueError(f"checkpoint name must end in .safetensors, got {path.name!r}. Rename it.")
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}. Pass one of these.")
@@ -139,7 +140,8 @@ def metadata_tensor(metadata: dict[str, str]) -> torch.Tensor:
 
 
 def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoint:
-    """Read one weights file: `.safetensors`, or a pickle (`.bin`, `.pt`, `.pth`, `.ckpt`) with `weights_only=True`.
+    """Read one weights file: `.safetensors` or `.sft`, or a pickle (`.bin`, `.pt`, `.pth`, `.ckpt`) with `weights_only=True`; the suffix
+    in any case.
 
     values: False gives tensors without values, on the meta device, where that is quicker.
     Raises: FileNotFoundError when there is no such file; ValueError when it is damaged, empty, holds anything but
@@ -148,13 +150,13 @@ def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoi
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         tensors, metadata = _read_safetensors(path, values)
-    elif path.suffix in PICKLE_SUFFIXES:
+    elif path.suffix.lower() in PICKLE_SUFFIXES:
         tensors, metadata = _read_pickle(path), {}
     else:
         raise ValueError(
-            f"weights file must end in .safetensors, {', '.join(PICKLE_SUFFIXES)}, got {path.name!r}. Pass a weights file."
+            f"weights file must end in {', '.join(WEIGHT_SUFFIXES)}, got {path.name!r}. Pass a weights file."
         )
     carried = tensors.pop(METADATA_TENSOR, None)
     if carried is not None:

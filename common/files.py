@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 
+SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is safetensors by its name, in any case."""
+    return path.suffix.lower() in SAFETENSORS_SUFFIXES
+
+
 @contextmanager
 def written_whole(path: str | os.PathLike, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it on success, so that it appears whole or not at all.

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .files import check_writable, written_whole
-
-# What Pillow raises for files that are no images, damaged, or cut off.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from .masks import check_foreground
+from .pictures import IMAGE_SUFFIXES, check_no_photograph, eight_bit, from_16_bit, grey_mask, open_image
 
 
 def load_image(path: str | os.PathLike) -> torch.Tensor:
@@ -27,21 +25,25 @@ def load_image(path: str | os.PathLike) -> torch.Tensor:
     """
     image = open_image(path)
     if image.mode.startswith("I"):
-        grey = _from_16_bit(image)
+        grey = torch.from_numpy(from_16_bit(image))
         return (grey * 2 - 1)[None, None].expand(1, 3, -1, -1).contiguous()
     return pil_to_tensor(image)
 
 
 def load_mask(path: str | os.PathLike) -> torch.Tensor:
-    """Read a foreground mask file: [1, 1, H, W] float32 in [0, 1], soft values kept; white is foreground.
+    """Read a foreground mask file: [1, 1, H, W] float32 in [0, 1], soft values kept; white is foreground. What may be one: `grey_mask`.
 
-    Colour becomes luminance. Where colour is the same all over and the file has transparency, the transparency is the mask.
-    Raises: FileNotFoundError when there is no such file; ValueError when it is not an image.
+    Raises: FileNotFoundError when there is no such file; ValueError when it is not an image, a picture instead of a mask, or marks nothing.
     """
     image = open_image(path)
     if image.mode.startswith("I"):
-        return _from_16_bit(image)[None, None]
-    return pil_to_mask(image)
+        grey = from_16_bit(image)
+        check_no_photograph(grey, path)
+        mask = torch.from_numpy(grey)[None, None]
+    else:
+        mask = pil_to_mask(image, path)
+    check_foreground(mask, name=str(path))
+    return mask
 
 
 def pil_to_tensor(image: Image.Image) -> torch.Tensor:
@@ -50,21 +52,9 @@ def pil_to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()  # HWC -> 1CHW
 
 
-def pil_to_mask(image: Image.Image) -> torch.Tensor:
-    """A PIL image as a mask, [1, 1, H, W] float32 in [0, 1]; see `load_mask`."""
-    return torch.from_numpy(np.asarray(grey_mask(image), dtype=np.float32) / 255.0)[None, None]
-
-
-def grey_mask(image: Image.Image) -> Image.Image:
-    """A PIL image as a mask of mode "L"; see `load_mask`."""
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode in ("LA", "RGBA"):
-        colours = image.convert("RGB").getextrema()
-        alpha = image.getchannel("A")
-        if all(low == high for low, high in colours) and alpha.getextrema() != (255, 255):
-            image = alpha
-    return image.convert("L")
+def pil_to_mask(image: Image.Image, name: str | os.PathLike = "mask") -> torch.Tensor:
+    """A PIL image as a mask, [1, 1, H, W] float32 in [0, 1]. Raises: as `grey_mask`."""
+    return torch.from_numpy(np.asarray(grey_mask(image, name), dtype=np.float32) / 255.0)[None, None]
 
 
 def tensor_to_pil(image: torch.Tensor) -> list[Image.Image]:
@@ -150,33 +140,6 @@ def pad_to_multiple(values: torch.Tensor, multiple: int) -> torch.Tensor:
     return values
 
 
-def open_image(path: str | os.PathLike, *, upright: bool = True) -> Image.Image:
-    """Open an image file whole, in the mode that it has; `eight_bit` makes pictures of 16-bit grey.
-
-    upright: turn it by its EXIF orientation; data sets are read as their pixels lie.
-    Raises: FileNotFoundError when there is no such file; ValueError when it is not an image, or of floating values.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            opened = ImageOps.exif_transpose(image) if upright else image
-    except UNREADABLE as error:
-        raise ValueError(f"{path} must be a readable image, got an error ({error}). Copy or export it again.") from error
-    if opened.mode == "F":
-        raise ValueError(f"{path} must have 8 or 16 bits per channel, got floating values. Export it as PNG.")
-    return opened
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey, rounded to the nearest value; any other image as it is."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((_from_16_bit(image) * 255).round().to(torch.uint8).numpy())
-
-
 def read_picture(path: Path) -> Image.Image:
     """An image of a data set or a prediction, 8 bits per channel, as published code reads it: an EXIF orientation turns
     nothing, since the pictures of a pair lie pixel on pixel.
@@ -187,9 +150,8 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask of a data set, of mode "L"; where colour is the same all over and the file has transparency, that is the mask, as for
-    `load_mask`. Read, and raises, as read_picture."""
-    return grey_mask(read_picture(path))
+    """A mask of a data set, of mode "L", as `grey_mask` has it. Read as read_picture. Raises: as both."""
+    return grey_mask(read_picture(path), path)
 
 
 def image_info(path: str | os.PathLike) -> dict[str, Any]:
@@ -208,9 +170,3 @@ def image_info(path: str | os.PathLike) -> dict[str, Any]:
     if isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < value < 2**16 for value in dpi):
         info["dpi"] = tuple(float(value) for value in dpi)
     return info
-
-
-def _from_16_bit(image: Image.Image) -> torch.Tensor:
-    # Pillow opens 16-bit grey as I;16 (I in older versions); its own conversion to RGB would clip at 255
-    values = np.clip(np.asarray(image).astype(np.float32), 0, 65535) / 65535.0
-    return torch.from_numpy(values)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 
-THRESHOLD = 0.5
+from .pictures import DRAW_IT, dull, no_foreground
 
+logger = logging.getLogger("diffharmony")
+
+THRESHOLD = 0.5
+LEVEL, ROUNDING = 1 / 255, 1e-6  # a step of 8 bits, as float32 has it
 
 # beyond this an image is in another range altogether (0..255), not merely overshooting after a resize
 LARGEST_VALUE = 1.5
@@ -20,6 +26,18 @@ def binarize_mask(mask: torch.Tensor) -> torch.Tensor:
     """
     dtype = mask.dtype if mask.is_floating_point() else torch.float32
     return (mask >= THRESHOLD).to(dtype) if mask.dtype != torch.bool else mask.to(dtype)
+
+
+def settle_mask(mask: torch.Tensor, rounding: float = ROUNDING) -> torch.Tensor:
+    """A soft mask whose values of a level of 8 bits beside black or white are 0 or 1: any shape, floating, 0..1; returns the same.
+
+    Tools write black as 1 or white as 254, and a background that is to come back bit for bit has weight 0.
+    """
+    for value, level in ((0.0, LEVEL), (1.0, 1 - LEVEL)):
+        found = (mask >= level - rounding) & (mask <= level + rounding)
+        if found.any():  # most masks have none, and may be large
+            mask = mask.masked_fill(found, value)
+    return mask
 
 
 def mask_to_latent(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -69,14 +87,15 @@ def check_image_and_mask(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Check an (image, mask) pair and bring both to one batch size, on the image's device.
 
-    image: [B, 3, H, W], floating, -1..1. mask: [B or 1, 1, H, W], 0..1 (soft values are kept). An image of batch 1 serves
-    N masks as well. Returns: image [B, 3, H, W] as given, mask [B, 1, H, W] float32.
+    image: [B, 3, H, W], floating, -1..1. mask: [B or 1, 1, H, W], 0..1 (soft values are kept, see `settle_mask`). An image of batch 1
+    serves N masks as well. Returns: image [B, 3, H, W] as given, mask [B, 1, H, W] float32.
     Raises: ValueError for a wrong shape or range, for other sizes, or batch sizes that do not go together.
     """
     check_image(image, name)
     check_mask(mask)
     check_size("mask", mask, name, image)
-    image, mask = same_batch({name: image, "mask": mask.to(device=image.device, dtype=torch.float32)})
+    mask = settle_mask(mask.to(device=image.device, dtype=torch.float32))
+    image, mask = same_batch({name: image, "mask": mask})
     return image, mask
 
 
@@ -104,10 +123,16 @@ def same_batch(named: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.expand(batch, *tensor.shape[1:]) for tensor in named.values()]
 
 
-def check_foreground(mask: torch.Tensor, advice: str, name: str = "mask") -> None:
+def check_foreground(mask: torch.Tensor, advice: str = DRAW_IT, name: str = "mask") -> None:
     """Refuse a mask in 0..1 (or a batch) that marks nothing. Raises: ValueError."""
-    if not binarize_mask(mask).any():
-        raise ValueError(f"{name} must have foreground (white, a value of at least 0.5), got none. {advice}")
+    if not (mask >= THRESHOLD).any():
+        raise ValueError(no_foreground(name, mask.max().item() * 255, advice))
+
+
+def warn_if_dull(mask: torch.Tensor, name: str = "mask") -> None:
+    """Log a warning for a mask in 0..1 (or a batch) whose brightest value is well under white."""
+    if words := dull(name, mask.max().item() * 255):
+        logger.warning(words)
 
 
 def _check_tensor(value: torch.Tensor, name: str, channels: int) -> None:

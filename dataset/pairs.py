@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..common.pictures import IMAGE_SUFFIXES
+
 
 class BadImage(ValueError):
     """An image of the data set that cannot be used: `path` names it, the message says why."""
@@ -38,14 +40,28 @@ class DirectoryIndex:
 
     def __init__(self):
         self._names: dict[str, set[str]] = {}
+        self._by_stem: dict[str, dict[str, list[str]]] = {}
+
+    def names(self, folder: str) -> set[str]:
+        """What lies in a folder; nothing where there is none."""
+        if folder not in self._names:
+            self._names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        return self._names[folder]
 
     def has(self, path: str) -> bool:
         folder, name = os.path.split(path)
-        names = self._names.get(folder)
-        if names is None:
-            names = self._names[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         # systems that fold case or accents list another spelling than they open
-        return name in names or os.path.isfile(path)
+        return name in self.names(folder) or os.path.isfile(path)
+
+    def alike(self, path: str) -> list[str]:
+        """The names in its folder that differ from a path's in suffix or case alone, sorted. path: with or without suffix."""
+        folder, name = os.path.split(path)
+        if folder not in self._by_stem:
+            stems = self._by_stem[folder] = {}
+            for one in sorted(self.names(folder)):
+                stems.setdefault(os.path.splitext(one)[0].casefold(), []).append(one)
+        stems = self._by_stem[folder]
+        return stems.get(name.casefold()) or stems.get(os.path.splitext(name)[0].casefold(), [])
 
 
 def read_list(root: Path, list_file: str) -> list[Pair]:
@@ -59,7 +75,9 @@ def read_list(root: Path, list_file: str) -> list[Pair]:
     for pair in pairs:
         for path in (pair.real, pair.mask):
             if not folders.has(str(path)):
-                raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent}. Complete the data set or mend its list.")
+                raise FileNotFoundError(
+                    f"{path.name} must exist, looked in {path.parent}{in_place(path, folders)}. Complete the data set or mend its list."
+                )
     return pairs
 
 
@@ -78,6 +96,19 @@ def find_pairs(root: Path, list_file: str, folders: DirectoryIndex) -> list[Pair
     return pairs
 
 
+def distinct(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of each composite's first line, and those of lines that name a composite again; both in the list's order."""
+    first: dict[str, Pair] = {}
+    again = []
+    for pair in pairs:
+        place = os.path.normpath(pair.composite)
+        if place in first:
+            again.append(pair)
+        else:
+            first[place] = pair
+    return list(first.values()), again
+
+
 def missing_files(pairs: Iterable[Pair], folders: DirectoryIndex) -> list[Path]:
     """The composites, masks and real images that do not exist, each once, in the list's order."""
     missing: dict[Path, None] = {}
@@ -88,10 +119,16 @@ def missing_files(pairs: Iterable[Pair], folders: DirectoryIndex) -> list[Path]:
     return list(missing)
 
 
-def name_some(paths: list[Path]) -> str:
-    """The first few paths, and how many more there are."""
+def name_some(paths: list[Path], folders: DirectoryIndex | None = None) -> str:
+    """The first few paths, and how many more there are. folders: with what lies in the place of paths that are missing."""
     more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return ", ".join(str(path) for path in paths[:SHOWN]) + more
+    return ", ".join(f"{path}{'' if folders is None else in_place(path, folders)}" for path in paths[:SHOWN]) + more
+
+
+def in_place(path: Path, folders: DirectoryIndex) -> str:
+    """What lies in a missing file's place, for errors: ` (there is a1.heic)`, or nothing."""
+    alike = folders.alike(str(path))
+    return f" (there is {', '.join(alike[:SHOWN])})" if alike else ""
 
 
 def _lines(path: Path) -> list[str]:
@@ -104,7 +141,7 @@ def _lines(path: Path) -> list[str]:
 
 def _composite_name(line: str, path: Path, number: int) -> str:
     name: object = line
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() == ".jsonl":
         try:
             name = json.loads(line)["file_name"]
         except (json.JSONDecodeError, KeyError, TypeError):
@@ -132,6 +169,13 @@ def _pair(root: Path, name: str, path: Path, number: int, folders: DirectoryInde
 
 
 def existing(stem: str, suffix: str, folders: DirectoryIndex) -> Path:
-    """The file of this path without suffix: of `suffix`, else of the other suffix that iHarmony4-like sets use, where there is one."""
+    """The file of this path without suffix: of `suffix`, else of the other suffix that iHarmony4-like sets use, else of any picture's, in
+    any case, where there is one."""
     suffixes = dict.fromkeys((suffix, ".jpg", ".png"))
-    return Path(stem + next((one for one in suffixes if folders.has(stem + one)), suffix))
+    found = next((one for one in suffixes if folders.has(stem + one)), None)
+    if found is None:
+        own = os.path.basename(stem)
+        others = [one.removeprefix(own) for one in folders.alike(stem) if one.startswith(own)]
+        ranked = sorted((IMAGE_SUFFIXES.index(one.lower()), one) for one in others if one.lower() in IMAGE_SUFFIXES)
+        found = ranked[0][1] if ranked else suffix
+    return Path(stem + found)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..common.images import IMAGE_SUFFIXES
+from ..common.pictures import IMAGE_SUFFIXES
 from .pairs import Pair
 
 # In the order that they are shown. "extra" are files of the folder that no line of the list asks for; the others are predictions

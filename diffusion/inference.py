@@ -13,12 +13,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from ..common.direction import check_directions
 from ..common.images import pad_to_multiple, resize_image, resize_mask, resize_values
 from ..common.images import paste_background as paste
-from ..common.masks import binarize_mask, check_image_and_mask, check_range, mask_to_latent
+from ..common.masks import binarize_mask, check_foreground, check_image_and_mask, check_range, mask_to_latent, warn_if_dull
 from ..harmony_vae.blocks import HarmonyCondition
 from ..harmony_vae.tiles import check_tile
 from ..refinement import HarmonyRefinement, refine
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
 from .transfer import transfer_light
+from .unet import empty_prompt_of
 
 logger = logging.getLogger("diffharmony")
 
@@ -46,6 +47,7 @@ class ConditionedSampler:
     image: [B, 3, H, W], floating, -1..1, any size. mask: [B or 1, 1, H, W], 0..1. name: what errors call the image.
     Checks at once, and computes when first sampled from: E's latent and the mask at latent size, and for a conditional decode
     E_c's features. Each is computed once, and kept for all later samples.
+    A mask that marks nothing is taken: at the size of some work a small foreground vanishes.
     Raises: ValueError for shapes, ranges, directions or options that do not fit.
     """
 
@@ -75,6 +77,7 @@ class ConditionedSampler:
             raise ValueError(f"detail must be one of {DETAILS}, got {detail!r}. Pass one of these.")
         if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= LARGEST_STRENGTH:
             raise ValueError(f"strength must be a number in 0..{LARGEST_STRENGTH:g}, got {strength!r}. 1 is the change as predicted.")
+        empty_prompt_of(unet)
         self.working_size = working_size(*self.original.shape[-2:], size, getattr(unet, "sizes", ()))
         self._vae, self._unet, self._refinement = vae, unet, refinement
         self._paste_background, self.detail, self._strength, self._tile = paste_background, detail, float(strength), tile
@@ -94,7 +97,7 @@ class ConditionedSampler:
 
         Raises: RuntimeError when the result is not finite.
         """
-        if self._strength == 0 or (self._paste_background and not self._mask.any()):
+        if self._strength == 0:
             return self.original.clone()
         condition_latent, mask_latent = self._latents
         latent = sample_latents(
@@ -249,16 +252,15 @@ def harmonize(
     detail stays, at any size; where the UNet carries a calibration, a predicted change shrinks by what was measured of its like.
     "change" enlarges the change that the model made and adds it; "decoded" is the result itself, enlarged: the paper's protocol.
     keep_detail: the former name: True is "change", False "decoded". strength: 0..2, multiplies the change; 0 gives the composite.
-    paste_background: blend by the mask over the composite; pixels whose mask is 0 then come back bit for bit, and a mask
-    that is 0 everywhere gives a copy of the composite without running the models.
+    paste_background: blend by the mask over the composite; pixels whose mask is 0 (up to 1/255) then come back bit for bit.
     conditional: decode under the condition (composite, mask); None does so where the VAE can. tile: decode conditionally
     in tiles of that many pixels; encoding and sampling still see the whole image.
     refinement: from `load_refinement`; runs on the decoded image at its own fixed size, and its change is brought up to the
     working size (see `refine`). ancestral: False samples without added noise. scheduler: see `sample_latents`.
     device: where to compute; None is where the UNet is. progress: called with (steps done, steps).
     Returns: [B, 3, H, W], composite's dtype and device, -1..1 (the composite's own values where pasted).
-    Raises: ValueError for shapes, ranges or options that do not fit; RuntimeError when half precision overflowed.
-    Source: SPEC §2, §3, §10; DESIGN.md "Contracts".
+    Raises: ValueError for shapes, ranges or options that do not fit, or a mask that marks nothing; RuntimeError when half precision
+    overflowed. Source: SPEC §2, §3, §10; DESIGN.md "Contracts".
     """
     conditioned = ConditionedSampler(
         vae,
@@ -274,6 +276,8 @@ def harmonize(
         refinement=refinement,
         device=device,
     )
+    check_foreground(mask)
+    warn_if_dull(mask)
     _tell_size(conditioned.working_size, tuple(conditioned.original.shape[-2:]), tuple(getattr(unet, "sizes", ())))
     generators = sample_generators(seed, conditioned.original.shape[0])
     steps = default_steps(unet, conditioned.detail) if steps is None else steps

@@ -9,7 +9,7 @@ import torch
 from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 
-from .unet import HOW_TO_BAKE, check_empty_prompt
+from .unet import check_empty_prompt, empty_prompt_of
 
 STEPS = 5
 Scheduler = EulerAncestralDiscreteScheduler | EulerDiscreteScheduler
@@ -96,7 +96,8 @@ def sample_latents(
         scheduler = build_scheduler(getattr(unet, "prediction_type", "epsilon"), ancestral=ancestral)
     scheduler = _with_timesteps(scheduler, steps, device)
 
-    prompt = _prompt(unet, empty_prompt_embeds).to(device=device, dtype=dtype).expand(batch, -1, -1)
+    prompt = empty_prompt_of(unet) if empty_prompt_embeds is None else check_empty_prompt(empty_prompt_embeds, unet)
+    prompt = prompt.to(device=device, dtype=dtype).expand(batch, -1, -1)
     condition = condition_latent.to(dtype)
     mask = mask_latent.to(device=device, dtype=dtype).expand(batch, -1, -1, -1)
     if noise is None:
@@ -120,13 +121,6 @@ def _with_timesteps(scheduler: Scheduler, steps: int, device: torch.device) -> S
     else:
         scheduler.set_timesteps(steps, device=device)
     return scheduler
-
-
-def _prompt(unet: UNet2DConditionModel, embeds: torch.Tensor | None) -> torch.Tensor:
-    embeds = embeds if embeds is not None else getattr(unet, "empty_prompt_embeds", None)
-    if embeds is None:
-        raise ValueError(f"UNet must carry an empty-prompt embedding to be sampled, got none. {HOW_TO_BAKE}")
-    return check_empty_prompt(embeds, unet)
 
 
 def _check_latents(condition: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor | None, steps: int) -> None:

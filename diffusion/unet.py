@@ -177,6 +177,14 @@ def check_empty_prompt(embeds: torch.Tensor, unet: UNet2DConditionModel) -> torc
     return embeds
 
 
+def empty_prompt_of(unet: UNet2DConditionModel, name: str = "UNet") -> torch.Tensor:
+    """The empty-prompt embedding that a UNet carries: [1, 77, D] float32 on the CPU. Raises: ValueError for none, or as above."""
+    embeds = getattr(unet, PROMPT_KEY, None)
+    if embeds is None:
+        raise ValueError(f"{name} must carry an empty-prompt embedding to be sampled, got none. {HOW_TO_BAKE}")
+    return check_empty_prompt(embeds, unet)
+
+
 def attach(
     unet: UNet2DConditionModel, embeds: torch.Tensor | None, direction: str | None, prediction_type: str | None,
     metadata: dict[str, str] | None = None,

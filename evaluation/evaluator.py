@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..dataset.pairs import Pair, read_list
+from ..dataset.pairs import Pair, distinct, read_list
+from ..dataset.predictions import names_of
 from .baselines import BASELINES
 from .comparison import RESAMPLES
 from .conventions import find_convention
@@ -44,10 +45,12 @@ def evaluate(
     {name: ...} and "ranges" {"0-5", "5-15", "15-100": ...} (foreground share in per cent, at the measured size), each {"PSNR",
     "MSE", "fMSE", "bMSE", "count"}; "intervals" of the overall figures; "missing", "unreadable", "wrong_size" and "extra", names
     that no figure includes; "without_foreground" and "without_psnr", names that those figures leave out. "comparisons" holds the
-    paired differences of every two (see comparison.compare); "same_images" whether all were measured on the same images. "overall",
-    "subsets" and "ranges" of the first stand at the top too.
+    paired differences of every two (see comparison.compare); "same_images" whether all were measured on the same images;
+    "named_again" the composites that several lines name, which count once. "overall", "subsets" and "ranges" of the first stand at the top
+    too.
     Raises: ValueError for options that do not fit, no folder, one none of whose predictions can be measured, or a data set whose real
-    images and masks cannot be read or differ in size; FileNotFoundError for a missing folder, list or data file.
+    images and masks cannot be read or differ in size, or whose masks have no foreground; FileNotFoundError for a missing folder, list or
+    data file.
     Source: SPEC §7, §8; DESIGN.md "Contracts".
     """
     find_convention(convention)
@@ -61,12 +64,13 @@ def evaluate(
         from .report import check_out
 
         check_out(Path(out))
-    pairs = _read_pairs(Path(data), list_file)
+    pairs, again = distinct(_read_pairs(Path(data), list_file))
     evaluation = Evaluation(str(data), str(list_file), convention, real_background, size, pairs, methods, workers or available_cores())
     for method in methods:
         method.find(pairs, evaluation.names)
     evaluation.measure(progress)
     result = evaluation.result(resamples, seed, progress)
+    result["named_again"] = list(dict.fromkeys(names_of(again)))
     if out is not None:
         from .report import write_report
 

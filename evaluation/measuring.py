@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,13 +14,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..common.images import grey_mask, read_picture
+from ..common.images import read_picture
+from ..common.pictures import check_marked, dull, grey_mask
+from ..common.text import pluralize
 from ..dataset.pairs import Pair
 from ..dataset.predictions import PROBLEMS, PredictionFolder, names_of, size_fits
 from .baselines import BASELINES
 from .comparison import LEVEL, compare, intervals
 from .conventions import Convention, Side, find_convention
 from .metrics import RANGES, Measurement, Target, foreground_box, measure_target, range_of, summarize, to_side
+
+logger = logging.getLogger("diffharmony")
 
 DAMAGED_SHOWN = 5  # real images and masks that an error names
 Outcome = Measurement | str  # a member of PROBLEMS where there is nothing to measure
@@ -86,6 +91,10 @@ class Evaluation:
     names: list[str] = field(init=False)
     damaged: dict[Path, str] = field(default_factory=dict)
     """Real images and masks that cannot be used: what must hold of each."""
+    unmarked: dict[Path, str] = field(default_factory=dict)
+    """Masks without foreground: what must hold of each."""
+    dull: dict[Path, str] = field(default_factory=dict)
+    """Masks well under white: what becomes of each."""
 
     def __post_init__(self):
         self.names = names_of(self.pairs)
@@ -95,7 +104,8 @@ class Evaluation:
     def measure(self, progress: bool) -> None:
         """Fill every method's outcomes. The composites of one real image are one piece of work: it is read and resized once.
 
-        Raises: ValueError naming the real images and masks that cannot be used.
+        Masks without foreground are warned of. Raises: ValueError naming the real images and masks that cannot be used, or where no mask
+        has any foreground.
         """
         pieces: dict[Path, list[int]] = {}
         for index, pair in enumerate(self.pairs):
@@ -115,20 +125,24 @@ class Evaluation:
         finally:
             pool.shutdown(cancel_futures=True)
         if self.damaged:
-            reasons = [self.damaged[path] for path in sorted(self.damaged)]
-            more = f" And {len(reasons) - DAMAGED_SHOWN} more such files." if len(reasons) > DAMAGED_SHOWN else ""
-            raise ValueError(" ".join(reasons[:DAMAGED_SHOWN]) + more)
+            raise ValueError(_some(self.damaged))
+        if self.dull:
+            logger.warning("%s well under white: %s", pluralize(len(self.dull), "mask"), _some(self.dull, 1))
+        if self.unmarked:
+            masks = {pair.mask for pair in self.pairs}
+            if len(self.unmarked) == len(masks):
+                raise ValueError(f"at least one of {pluralize(len(masks), 'mask')} must have foreground, got none. {_some(self.unmarked, 1)}")
+            logger.warning("%s of %d without foreground: %s", pluralize(len(self.unmarked), "mask"), len(masks), _some(self.unmarked, 1))
 
     def _measure_piece(self, indices: list[int]) -> dict[int, list[Outcome]]:
         rules, side = find_convention(self.convention), to_side(self.size)
         real = self._read(self.pairs[indices[0]].real)
-        masks = {path: self._read(path) for path in dict.fromkeys(self.pairs[index].mask for index in indices)}
+        masks = {path: self._mask(path) for path in dict.fromkeys(self.pairs[index].mask for index in indices)}
         for path, mask in masks.items():
             if real and mask and mask.size != real.size:
                 self.damaged[path] = f"{path} must have its real image's size {real.size}, got {mask.size}. Mend the data set."
         if self.damaged:
             return {}  # the rest is looked through for more such files, not measured
-        masks = {path: _mask(mask) for path, mask in masks.items()}
         targets = {path: self._target(real, mask, rules, side) for path, mask in masks.items()}
         found: dict[int, list[Outcome]] = {}
         for index in indices:
@@ -147,6 +161,26 @@ class Evaluation:
         except (OSError, ValueError) as error:
             self.damaged[path] = str(error)
             return None
+
+    def _mask(self, path: Path) -> Image.Image | None:
+        """A mask, in the mode that conventions dither; its transparency where that is the mask. Otherwise as _read; joins `unmarked`."""
+        picture = self._read(path)
+        if picture is None:
+            return None
+        try:
+            grey = grey_mask(picture, path)
+        except ValueError as error:
+            self.damaged[path] = str(error)
+            return None
+        try:
+            check_marked(grey, path)
+        except ValueError as error:
+            self.unmarked[path] = str(error)
+        else:
+            if words := dull(path, grey.getextrema()[1]):
+                self.dull[path] = words
+        transparent = "A" in picture.getbands() or picture.mode == "P" and "transparency" in picture.info
+        return grey if transparent else picture
 
     def _target(self, real: Image.Image, mask: Image.Image, rules: Convention, side: Side) -> Target:
         weights = rules.mask(mask, side)
@@ -210,7 +244,8 @@ class Evaluation:
         }
 
 
-def _mask(picture: Image.Image) -> Image.Image:
-    """A mask's picture, in the mode that conventions dither; where its transparency is the mask, that (see common.images.load_mask)."""
-    transparent = "A" in picture.getbands() or picture.mode == "P" and "transparency" in picture.info
-    return grey_mask(picture) if transparent else picture
+def _some(reasons: dict[Path, str], shown: int = DAMAGED_SHOWN) -> str:
+    """The first of what there is to say of files."""
+    named = [reasons[path] for path in sorted(reasons)]
+    more = f" And {len(named) - shown} more such files." if len(named) > shown else ""
+    return " ".join(named[:shown]) + more

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ..common.text import pluralize
 from .metrics import METRICS
 
 # keys of a method's table, and what becomes of the images that they name
@@ -107,7 +108,8 @@ def settings_text(result: dict[str, Any]) -> str:
     """What was measured and how, in a line."""
     background = "real background pasted in" if result["real_background"] else "background as predicted"
     size = "own size" if result["size"] is None else f"{result['size']} px"
-    return f"Convention {result['convention']}, {size}, {background}. {result['data']}, {result['list']}."
+    again = f" {pluralize(len(result['named_again']), 'composite')} named more than once, counted once." if result["named_again"] else ""
+    return f"Convention {result['convention']}, {size}, {background}. {result['data']}, {result['list']}.{again}"
 
 
 def kind_name(kind: str) -> str:

@@ -10,7 +10,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.direction import check_inverse
-from ..common.hashing import hash64
+from ..common.masks import check_foreground
+from ..common.text import hash64
 from ..diffusion.inference import ConditionedSampler, Size
 from ..diffusion.prepacked import PrepackedConvolutions
 from ..diffusion.sampler import STEPS, Progress, sample_generators
@@ -63,14 +64,13 @@ def draw_candidates(
     """Make composites of one real image with the inverse pair, one after another: as many as there are seeds.
 
     vae: an inverse HarmonyVAE. unet: an inverse UNet from `load_unet`. real: [1, 3, H, W], floating, -1..1, any size. mask:
-    [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted;
-    all 0 gives the real image, where it is.
+    [1, 1, H, W], 0..1; 1 = foreground; the models see it binarized at 0.5, its soft values blend when the background is pasted.
     seeds: one whole number per candidate (see `candidate_seed`). steps, size, keep_detail, device: as in `harmonize`.
     paste_background: outside the mask a candidate is then the real image, bit for bit.
     The real image's latent and condition are computed once, and the UNet's weights are brought into the CPU's order once. Candidate j
     depends on seeds[j] only, bit for bit, whatever the other seeds (on a CPU: at the same number of threads).
     Returns: an iterator of [1, 3, H, W], -1..1. Raises, at once: ValueError for models of the other direction, shapes, ranges or options
-    that do not fit; on the way: RuntimeError when a result is not finite. Source: SPEC §4.
+    that do not fit, or a mask that marks nothing; on the way: RuntimeError when a result is not finite. Source: SPEC §4.
     """
     check_inverse(vae, "vae")
     check_inverse(unet, "unet")
@@ -78,6 +78,7 @@ def draw_candidates(
         vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True,
         detail="change" if keep_detail else "decoded", device=device, name="real",
     )  # fmt: skip
+    check_foreground(mask)
     if conditioned.original.shape[0] != 1:
         batch = conditioned.original.shape[0]
         raise ValueError(f"real and mask must be one image and one mask, got a batch of {batch}. Pass them one by one.")

@@ -99,7 +99,7 @@ def _check_files(wanted: Sequence[Wanted]) -> None:
     missing = [path for path in paths if not folders.has(str(path))]
     if missing:
         raise FileNotFoundError(
-            f"every mask and real image must exist, got {len(missing)} missing: {name_some(missing)}. Complete the data set, mend its "
+            f"every mask and real image must exist, got {len(missing)} missing: {name_some(missing, folders)}. Complete the data set, mend its "
             "list, or pass --on-bad-image skip."
         )
 

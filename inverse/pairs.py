@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..common.files import written_whole
 from ..common.images import save_image, tensor_to_pil
-from ..common.masks import check_image, check_image_and_mask
+from ..common.masks import check_foreground, check_image, check_image_and_mask
 from ..common.run_folder import clear_unfinished
 from ..dataset.layout import COMPOSITES, MASKS, REALS, TRAIN_LIST, check_name, composite_name, write_list
 from ..dataset.same_files import place_once
@@ -48,8 +48,8 @@ def save_pair(
     with the first number after all that the subset has. Files appear whole, and the list names them last; others that add at the same
     time wait.
     Returns: the composites' paths below `output`.
-    Raises: ValueError for a name that leads out of its folder, a link that leads out of `output`, shapes that do not fit, or a list
-    that is no plain file. Source: SPEC §7.
+    Raises: ValueError for a name that leads out of its folder, a link that leads out of `output`, shapes that do not fit, a mask that
+    marks nothing, or a list that is no plain file. Source: SPEC §7.
     """
     for what, part in (("dataset", dataset), ("subset", subset), ("name", name)):
         check_name(part, what)
@@ -83,6 +83,7 @@ def save_pair(
 def _check_images(composites: torch.Tensor, mask: torch.Tensor, real: torch.Tensor) -> None:
     check_image(composites, "composite")
     check_image_and_mask(real, mask, "real")
+    check_foreground(mask)
     for what, values in (("real", real), ("mask", mask)):
         if values.shape[0] != 1:
             raise ValueError(f"{what} must be one for all composites, got a batch of {values.shape[0]}. Save the pairs one after another.")

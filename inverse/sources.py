@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..common.pictures import IMAGE_SUFFIXES
 from ..dataset.layout import MASKS, REALS, SUFFIXES
-from ..dataset.pairs import DirectoryIndex, existing, find_pairs
+from ..dataset.pairs import DirectoryIndex, existing, find_pairs, name_some
+
+logger = logging.getLogger("diffharmony")
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ def listed_sources(root: Path, list_file: str, folders: DirectoryIndex, limit: i
 
 
 def folder_sources(root: Path, folders: DirectoryIndex) -> list[Source]:
-    """A pair for every mask of the data set's folder and of each folder in it, `masks/<a>_<m>.png` (or .jpg), with its real image; in
-    the order of their names. A folder in it that a command of ours made is a data set of its own, and left out.
+    """A pair for every mask of the data set's folder and of each folder in it, `masks/<a>_<m>.png` (or another picture's suffix, in any
+    case), with its real image; in the order of their names. A folder in it that a command of ours made is a data set of its own, and left
+    out. Files beside the masks that are not taken are named in a warning.
 
     Raises: FileNotFoundError when there is no such folder, or no mask; ValueError for a mask without its number.
     """
@@ -68,12 +73,15 @@ def folder_sources(root: Path, folders: DirectoryIndex) -> list[Source]:
     subsets = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and not _made(path))]
     found: dict[tuple[str, str, str], Source] = {}
     for subset in subsets:
-        if (subset / MASKS).is_dir():
-            # of one name as .png and .jpg, lists stand for the first
-            for stem, suffix in sorted(map(os.path.splitext, os.listdir(subset / MASKS)), key=lambda parts: (parts[0], parts[1] != ".png")):
-                if suffix in SUFFIXES and not stem.startswith("."):
-                    source = _source(root, subset, stem, suffix, folders)
-                    found.setdefault((source.subset, source.image, source.mask), source)
+        names = {name for name in folders.names(str(subset / MASKS)) if not name.startswith(".")}
+        stems = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in IMAGE_SUFFIXES}
+        for stem in sorted(stems):
+            # of one name with several suffixes, the one that lists stand for
+            source = _source(root, subset, existing(str(subset / MASKS / stem), SUFFIXES[0], folders), folders)
+            found[source.subset, source.image, source.mask] = source
+            names.discard(source.mask_file.name)
+        if names:
+            logger.warning("not taken as masks: %s", name_some([subset / MASKS / name for name in sorted(names)]))
     if not found:
         looked = f"looked in {root.resolve()}"
         raise FileNotFoundError(f"masks must lie in <subset>/{MASKS} beside <subset>/{REALS}, {looked}. Check --data, or pass --list.")
@@ -84,12 +92,12 @@ def _made(folder: Path) -> bool:
     return any(folder.glob("*.settings.json"))
 
 
-def _source(root: Path, subset: Path, stem: str, suffix: str, folders: DirectoryIndex) -> Source:
-    image, line, mask = stem.rpartition("_")
+def _source(root: Path, subset: Path, mask_file: Path, folders: DirectoryIndex) -> Source:
+    image, line, mask = mask_file.stem.rpartition("_")
     if not (image and line and mask):
-        raise ValueError(f"mask must be named <image>_<mask>.png, got {subset / MASKS / (stem + suffix)}. Rename it, <image>_1.png say.")
+        raise ValueError(f"mask must be named <image>_<mask>.png, got {mask_file}. Rename it, <image>_1.png say.")
     real = existing(str(subset / REALS / image), SUFFIXES[0], folders)
-    return Source("" if subset == root else subset.name, image, mask, real, subset / MASKS / (stem + suffix))
+    return Source("" if subset == root else subset.name, image, mask, real, mask_file)
 
 
 def list_path(root: Path, list_file: str) -> str:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ..common.files import written_whole
-from ..common.images import grey_mask, pil_to_mask, pil_to_tensor, read_picture, tensor_to_pil
-from ..common.masks import THRESHOLD
+from ..common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, tensor_to_pil
+from ..common.masks import check_foreground, warn_if_dull
 from ..common.processes import processes
 from ..dataset.layout import MASKS, REALS, composite_name
 from ..dataset.pairs import BadImage
@@ -93,19 +92,16 @@ def _read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, Callable[[], tuple[t
 
 def _read(source: Source) -> tuple[torch.Tensor, torch.Tensor]:
     """Real image [1,3,H,W] in -1..1 and mask [1,1,H,W] in 0..1. Raises: BadImage."""
-    real, mask_picture = _open(source.real_file).convert("RGB"), grey_mask(_open(source.mask_file))
-    if mask_picture.size != real.size:
-        raise BadImage(
-            source.mask_file, f"{source.mask_file} must have its real image's size {real.size}, got {mask_picture.size}. Mend the data set."
-        )
-    mask = pil_to_mask(mask_picture)
-    if not (mask >= THRESHOLD).any():
-        raise BadImage(source.mask_file, f"{source.mask_file} must have foreground (at least half white), got none. Draw it, or remove it.")
-    return pil_to_tensor(real), mask
-
-
-def _open(path: Path) -> Image.Image:
+    path = source.real_file
     try:
-        return read_picture(path)
+        real = read_picture(path).convert("RGB")
+        path = source.mask_file
+        mask_picture = read_mask(path)
+        if mask_picture.size != real.size:
+            raise ValueError(f"{path} must have its real image's size {real.size}, got {mask_picture.size}. Mend the data set.")
+        mask = pil_to_mask(mask_picture)
+        check_foreground(mask, name=str(path))
     except (FileNotFoundError, ValueError) as error:
         raise BadImage(path, str(error)) from error
+    warn_if_dull(mask, str(path))
+    return pil_to_tensor(real), mask

@@ -9,8 +9,8 @@ from comfy import model_management
 from comfy_api.latest import io
 
 from ..common.images import pad_to_multiple
-from ..common.masks import binarize_mask, check_foreground, mask_to_latent, same_batch
-from .host_images import EMPTY_MASK, mask_for, to_image, to_planes
+from ..common.masks import binarize_mask, mask_to_latent, same_batch, warn_if_dull
+from .host_images import mask_for, to_image, to_planes
 from .loaders import CATEGORY, DIRECTION
 
 logger = logging.getLogger("diffharmony")
@@ -28,7 +28,7 @@ def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tenso
     """
     image = to_planes(image)
     image, mask = same_batch({"image": image, "mask": mask_for(mask, image)})
-    check_foreground(mask, EMPTY_MASK)
+    warn_if_dull(mask)
     if binarize_mask(mask).all():
         logger.warning("The mask is white everywhere: there is no background to harmonize with.")
     _check_vae(vae, conditioning)

@@ -9,23 +9,25 @@ from __future__ import annotations
 import torch
 
 from ..common.images import pad_to_multiple, resize_mask
+from ..common.masks import check_foreground, settle_mask
+from ..common.pictures import check_no_photograph
 
+# The host's bicubic resizes do not clamp: of values in 0..1 they make at most this much less or more.
+OVERSHOOT = 0.45
 ROUNDING = 1e-3
-# ComfyUI 0.30 loads the white of a grey picture as this.
-WHITE = 254 / 255
 EMPTY_MASK = (
     "Load a mask with 'Load Image (as Mask)', or invert this one; the mask output of 'Load Image' is empty for an image without transparency."
 )
 
 
 def to_planes(image: torch.Tensor) -> torch.Tensor:
-    """IMAGE of 3 or 4 channels -> [B,3,H,W] in 0..1; alpha is dropped, as the host's own VAE nodes do.
+    """IMAGE of 3 or 4 channels -> [B,3,H,W] in 0..1; alpha is dropped, as the host's own VAE nodes do, and overshoot clamped.
 
-    Raises: ValueError for any other shape.
+    Raises: ValueError for any other shape, or values of another range.
     """
     if image.ndim != 4 or image.shape[-1] not in (3, 4):
         raise ValueError(f"image must be an RGB or RGBA batch [B, H, W, 3 or 4], got {list(image.shape)}. Convert it to RGB first.")
-    return image[..., :3].movedim(-1, 1)
+    return _within(image[..., :3], "image").movedim(-1, 1)
 
 
 def to_library(image: torch.Tensor) -> torch.Tensor:
@@ -41,17 +43,26 @@ def to_image(planes: torch.Tensor) -> torch.Tensor:
 def mask_for(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """MASK of any size -> a soft mask [B,1,H,W] in 0..1 of the size of an image [B,3,H,W], stretched bilinearly where sizes differ.
 
-    Raises: ValueError for a shape that is no mask, or values outside 0..1.
+    Overshoot is clamped; a level of 8 bits beside black or white is black or white: ComfyUI 0.30 loads the white of a grey picture so.
+    Raises: ValueError for a shape that is no mask, values of another range, a photograph in grey, or nothing marked in the whole batch.
     """
     if mask.ndim not in (2, 3) and not (mask.ndim == 4 and mask.shape[1] == 1):
         raise ValueError(f"mask must be [B, H, W], got {list(mask.shape)}. Make one with 'Convert Image to Mask' or 'Load Image (as Mask)'.")
     mask = mask.reshape(-1, 1, *mask.shape[-2:])
-    low, high = mask.min().item(), mask.max().item()
-    # Resized and blurred masks overshoot by rounding. NaN fails the comparison too.
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise ValueError(f"mask must lie between 0 and 1, got values from {low:g} to {high:g}. Clamp it first.")
-    mask = torch.where(mask >= WHITE - ROUNDING, 1.0, mask.clamp(0, 1))
+    mask = _within(mask.float(), "mask")
+    check_foreground(mask, EMPTY_MASK)
+    mask = settle_mask(mask, ROUNDING)
+    for one in mask:
+        check_no_photograph(one[0].cpu().numpy(), "mask")
     return resize_mask(mask, image.shape[-2:])
+
+
+def _within(values: torch.Tensor, name: str) -> torch.Tensor:
+    """Values in 0..1, as they are, or clamped where they overshoot. Raises: ValueError for another range, or NaN."""
+    low, high = (value.item() for value in torch.aminmax(values))
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # NaN too
+        raise ValueError(f"{name} must lie between 0 and 1, got values from {low:g} to {high:g}. Scale it there first.")
+    return values if low >= 0 and high <= 1 else values.clamp(0, 1)
 
 
 def crop_to_multiple(pixels: torch.Tensor, factor: int) -> torch.Tensor:

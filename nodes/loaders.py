@@ -48,17 +48,18 @@ class LoadHarmonyVAE(io.ComfyNode):
 def load_host_unet(unet_name: str, direction: str):
     """The MODEL and its empty prompt as CONDITIONING.
 
-    Raises: ValueError when the file is not a UNet of that direction.
+    Raises: ValueError when the file is not a UNet of that direction, or carries no empty prompt.
     """
-    from ..diffusion import load_unet
+    from ..diffusion.unet import empty_prompt_of, load_unet
 
     unet = load_unet(folder_paths.get_full_path_or_raise("diffusion_models", unet_name))
     require_direction(unet, direction, unet_name)
+    prompt = empty_prompt_of(unet, unet_name)
     patcher = host_model(unet, unet.prediction_type)
     # on the model, not its patcher: clones of the patcher share it
     for name, value in ((DIRECTION, unet.direction), (SIZES, unet.sizes), (CALIBRATION, unet.calibration)):
         setattr(patcher.model, name, value)
-    return patcher, [[unet.empty_prompt_embeds, {DIRECTION: unet.direction}]]
+    return patcher, [[prompt, {DIRECTION: unet.direction}]]
 
 
 class LoadHarmonizationUNet(io.ComfyNode):

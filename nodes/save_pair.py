@@ -6,7 +6,6 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..common.masks import check_foreground
 from . import host_images
 from .loaders import CATEGORY
 
@@ -22,7 +21,6 @@ def save_images(
 
     composite, real = (host_images.to_library(image) for image in (composite, real))
     mask = host_images.mask_for(mask, real)
-    check_foreground(mask, host_images.EMPTY_MASK)
     paths = save_pair(folder_paths.get_output_directory(), dataset, subset, name, composite, mask, real)
     return [ui.SavedResult(path.name, path.parent.as_posix(), io.FolderType.output) for path in paths]
 

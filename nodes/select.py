@@ -9,7 +9,6 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..common.masks import check_foreground
 from . import host_images
 from .loaders import CATEGORY
 
@@ -32,7 +31,6 @@ def select_candidates(
 
     candidates, real = (host_images.to_library(image) for image in (candidates, real))
     mask = host_images.mask_for(mask, real)
-    check_foreground(mask, host_images.EMPTY_MASK)
     distances = distances_from_real(candidates, real, mask).tolist()
     choice = choose_candidates(scores, distances, count=count, **limits)
     figures = [f"distance {distance:.1f}, score {score:.3f}" for distance, score in zip(distances, scores)]

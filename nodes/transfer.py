@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..common.images import resize_image
-from ..common.masks import check_foreground, same_batch
+from ..common.masks import same_batch, warn_if_dull
 from . import host_images
 from .loaders import CALIBRATION, CATEGORY, SIZES
 
@@ -39,7 +39,7 @@ def transfer(
 
     planes, result = host_images.to_planes(image), host_images.to_library(harmonized)
     mask = host_images.mask_for(mask, planes)
-    check_foreground(mask, host_images.EMPTY_MASK)
+    warn_if_dull(mask)
     planes, mask, result = same_batch({"image": planes, "mask": mask, "harmonized": result})
     height, width = planes.shape[-2:]
     small_height, small_width = result.shape[-2:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..common.images import IMAGE_SUFFIXES
+from ..common.pictures import IMAGE_SUFFIXES
 from ..common.text import pluralize
 from .photographs import MINIMUM_SIDE, Photograph
 

@@ -37,8 +37,9 @@ class DataConfig:
     workers: Annotated[int, "[0, 256]"] = 2
     """Processes that read images; 0 reads them in the training process."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """An image that is missing, cannot be read, or is not of its composite's size: stop with its path; or read all images once before
-    the first step, name those, and train without their pairs (`bad_images.json` and lists without them are written to run.out)."""
+    """An image that is missing, cannot be read, or is not of its composite's size, or a mask that is none or marks nothing: stop with its
+    path; or read all images once before the first step, name those, and train without their pairs (`bad_images.json` and lists without them are
+    written to run.out)."""
 
 
 @dataclass(frozen=True)

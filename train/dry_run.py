@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
+from ..common.images import read_mask
+from ..common.pictures import check_marked, dull
 from ..common.processes import on_main, processes
 from ..common.text import pluralize
+from ..dataset.pairs import Pair
 from .config import TrainingConfig, planned_steps
 from .data.dataset import HarmonizationDataset
 from .loop import Task
@@ -17,16 +23,21 @@ from .run.resume import check_goes_on
 from .run.state import check_steps, newest_state, step_of
 from .validation import Validation
 
+logger = logging.getLogger("diffharmony")
+
 
 def dry_run(task: Task, images: HarmonizationDataset, config: TrainingConfig, validation: Validation | None, views: int = 1) -> dict[str, Any]:
     """Print the plan of a run and return it. views: samples that each pair of `images` stands for.
 
     Memory is what each process holds whatever the images: weights, gradients, Adam's two moments and the average; what a forward pass
-    keeps for the backward one comes on top. Raises: as the run would for a folder that holds another.
+    keeps for the backward one comes on top. Raises: as the run would for a folder that holds another; ValueError naming masks that cannot
+    be used, each of which is read.
     """
     optim, run, state = config.optim, config.run, processes()
     steps = planned_steps(optim, len(images) * views)
     newest = on_main(lambda: _goes_on_from(config, steps))
+    if config.data.on_bad_image == "stop":
+        on_main(lambda: _check_masks([*images.pairs, *(() if validation is None else validation.dataset.pairs)]))
     per_part = optim.batch_size // optim.accumulation // state.num_processes
     trainable = task.trainable()
     memory = {
@@ -62,6 +73,30 @@ def _goes_on_from(config: TrainingConfig, steps: int) -> Path | None:
     if newest is not None:
         check_steps(step_of(newest), steps, config.run.out)
     return newest
+
+
+def _check_masks(pairs: Sequence[Pair]) -> None:
+    masks = list(dict.fromkeys(pair.mask for pair in pairs))
+    bad, dim = [], []
+    with ThreadPoolExecutor() as pool:
+        for error, warning in tqdm(pool.map(_look, masks), total=len(masks), desc="masks", unit="mask", delay=2, dynamic_ncols=True):
+            bad += [error] if error else []
+            dim += [warning] if warning else []
+    if dim:
+        logger.warning("%s well under white, the first: %s", pluralize(len(dim), "mask"), dim[0])
+    if bad:
+        found = f"{len(bad)} of {len(masks)} that are not"
+        raise ValueError(f"every mask must be usable, got {found}. {bad[0]} Or pass --data.on-bad-image skip.")
+
+
+def _look(path: Path) -> tuple[str | None, str | None]:
+    """What is wrong with a mask, and what is to be warned of."""
+    try:
+        mask = read_mask(path)
+        check_marked(mask, path)
+    except (OSError, ValueError) as error:
+        return str(error), None
+    return None, dull(path, mask.getextrema()[1])
 
 
 def size_of(tensors: Iterable[torch.Tensor]) -> int:

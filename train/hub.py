@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
-from ..common.checkpoint import PICKLE_SUFFIXES
+from ..common.checkpoint import WEIGHT_SUFFIXES
 from ..diffusion.convert import WITHOUT_EMBEDDING
 from ..diffusion.unet import PROMPT_FILE
 from ..harmony_vae.checkpoint import VAE_FOLDERS
@@ -21,7 +21,6 @@ logger = logging.getLogger("diffharmony")
 Part = Literal["vae", "unet"]
 
 ANSWER_WITHIN = 10.0  # seconds
-WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 FOLDERS = {"vae": VAE_FOLDERS, "unet": ("unet",)}
 # The repository's name; after a colon a folder or a weights file in it.
 HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(:(?P<inside>[^:\\]+))?")
@@ -42,7 +41,7 @@ class HubModel(NamedTuple):
 def parse_hub_id(text: str) -> HubModel | None:
     """`owner/name`, `owner/name:folder` or `owner/name:file.safetensors`; None for what cannot be one, such as a file's path."""
     match = HUB_ID.fullmatch(text)
-    if match is None or match["repository"].endswith(WEIGHT_SUFFIXES):
+    if match is None or match["repository"].lower().endswith(WEIGHT_SUFFIXES):
         return None
     return HubModel(match["repository"], (match["inside"] or "").strip("/"))
 
@@ -116,7 +115,7 @@ def _places(inside: str, part: Part) -> list[str]:
 
 
 def _is_file(inside: str) -> bool:
-    return inside.endswith(WEIGHT_SUFFIXES)
+    return inside.lower().endswith(WEIGHT_SUFFIXES)
 
 
 def _described(model: HubModel, part: Part) -> str:

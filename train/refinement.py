@@ -23,7 +23,8 @@ from torch import nn
 from ..common.direction import check_directions
 from ..dataset.pairs import Pair
 from ..dataset.predictions import PredictionFolder
-from ..diffusion.inference import harmonize, size_multiple
+from ..diffusion.inference import ConditionedSampler, size_multiple
+from ..diffusion.sampler import sample_generators
 from ..refinement import HarmonyRefinement, load_refinement, save_refinement
 from ..refinement.stage import mask_to_stage_size, to_stage_size
 from .checks import check
@@ -181,7 +182,8 @@ class RefinementTask(Task):
     def _harmonize(self, composite: torch.Tensor, mask: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         """The whole decoded image, as the stage gets it in harmonize()."""
         vae, unet = (model.to(composite.device) for model in self._harmonizer)
-        return harmonize(vae, unet, composite, mask, self.config.sampling_steps, seeds, size="native", detail="decoded", paste_background=False)
+        sampler = ConditionedSampler(vae, unet, composite, mask, size="native", detail="decoded", paste_background=False)
+        return sampler.sample(sample_generators(seeds, len(composite)), steps=self.config.sampling_steps)
 
     def _refine(self, stage: dict[str, torch.Tensor]) -> torch.Tensor:
         """[B,3,h,w]; not clamped, so that a value beyond the range still has a gradient."""

@@ -17,7 +17,8 @@ from ...common.masks import binarize_mask
 from ...common.processes import on_main
 from ...common.run_folder import claim, digest
 from ...dataset.pairs import Pair
-from ...diffusion.inference import harmonize
+from ...diffusion.inference import ConditionedSampler
+from ...diffusion.sampler import sample_generators
 from ...diffusion.unet import load_unet
 from ...harmony_vae import load_harmony_vae, load_vae
 from ...refinement import load_refinement
@@ -95,11 +96,11 @@ def predict(
         if unet is None:
             result = _decoded_again(vae, composite.to(device), mask.to(device))
         else:
-            result = harmonize(
-                vae, unet, composite, mask, steps, seed + index, size="native", detail="decoded", paste_background=False,
-                conditional=method.conditional,
+            sampler = ConditionedSampler(
+                vae, unet, composite, mask, size="native", detail="decoded", paste_background=False, conditional=method.conditional,
                 refinement=refinement, device=device,
             )  # fmt: skip
+            result = sampler.sample(sample_generators(seed + index, 1), steps=steps)
         with written_whole(_path(folder, pair)) as temporary:
             _square(tensor_to_pil(result)[0], kept).save(temporary, format="png")
 

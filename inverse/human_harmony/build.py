@@ -19,7 +19,7 @@ from ..generate import Wanted, load_pair, make_candidates
 from ..select_folder import Limits, select_candidates
 from ..settings import Recipe
 from ..sources import Source
-from .dry_run import InputSpec, check_report, counts_of, in_words
+from .dry_run import InputSpec, check_report, counts_of, in_words, nothing_left
 from .masks import place_subjects
 from .split import TEST_SHARE, split_photographs
 
@@ -104,8 +104,7 @@ def _prepare(wanted: InputSpec, options: BuildOptions, out: Path, subset: str, r
         logger.warning("%d rows, photographs or masks are damaged, see %s: %s", problems.counts.total(), report, in_words(problems.counts))
     if not sources:
         let_go(out)
-        reasons = in_words(seen.dropped)
-        raise ValueError(f"at least one photograph with a mask must be left, got none of {seen.photographs} ({reasons}). Relax filters.")
+        raise ValueError(nothing_left(seen.photographs, seen.dropped))
     return Prepared(sources, shares, same_files(files.items()), counts)
 
 

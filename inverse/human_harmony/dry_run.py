@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ...common.files import is_safetensors
 from ...common.run_folder import digest
 from .filters import Filters
 from .photographs import PhotographFolder
@@ -94,6 +95,11 @@ def check_report(report: Path | None) -> None:
         raise FileNotFoundError(f"folder of {report.name!r} must exist, looked in {report.parent.resolve()}. Create it first.")
 
 
+def nothing_left(photographs: int, dropped: dict[str, int]) -> str:
+    """The error of a run that keeps no photograph."""
+    return f"at least one photograph with a mask must be left, got none of {photographs} ({in_words(dropped)}). Relax filters."
+
+
 def in_words(counts: dict[str, int]) -> str:
     """Counts in words."""
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing else"
@@ -103,7 +109,7 @@ def _check_header(path: Path, kind: str) -> None:
     """What a .safetensors file says of itself; of other files and folders, that they exist."""
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         return
     try:
         with safe_open(path, framework="np") as file:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...common.files import written_whole
-from ...common.images import open_image
+from ...common.pictures import open_image
 from ...dataset.layout import MASKS, REALS, place
 from ...dataset.same_files import same_file
 from ..sources import Source

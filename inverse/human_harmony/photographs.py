@@ -7,10 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from ...common.pictures import SIDEWAYS, UNREADABLE, orientation_of
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
-ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
-SIDEWAYS = (5, 6, 7, 8)
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # common.images has them too, and imports PyTorch
 
 
 class PhotographFolder:
@@ -66,7 +65,7 @@ def wrong_with(photograph: Path | None, size: tuple[int, int]) -> tuple[str, str
     try:
         with Image.open(photograph) as image:
             found = image.size
-            sideways = found != size and image.getexif().get(ORIENTATION) in SIDEWAYS
+            sideways = found != size and orientation_of(image) in SIDEWAYS
     except UNREADABLE as error:
         why = " ".join(str(error).split())
         return "photograph_unreadable", f"{photograph.name} must be a readable image, got an error ({why}). Copy it again."

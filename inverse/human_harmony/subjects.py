@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,15 +12,20 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...common.pictures import HALF, check_marked
 from ...dataset.layout import check_name
+from ...dataset.pairs import name_some
 from .filters import Filters
 from .photographs import PhotographFolder, size_of, without_suffix, wrong_with
 from .problems import Problems
 from .rle import RunMask, merge_runs, parse_runs
 from .table import CLASS_COLUMN, BadRow, Place, Table
 
+logger = logging.getLogger("diffharmony")
+
 ONLY_MASK = "1"  # of a photograph with one mask
 LARGEST_SIDE = 2**31 - 1
+WHOLE = re.compile(r"([0-9]{1,10})(?:\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def _union(
     that size where a row says so, else the first valid part's: a row of another size is the damaged one."""
     parts: list[np.ndarray] = []
     size, whose, classes = None, "the photograph's", set()
-    if photograph and any((row["Width"], row["Height"]) == tuple(map(str, photograph)) for _, row in rows):
+    if photograph and any((_number(row["Width"]), _number(row["Height"])) == photograph for _, row in rows):
         size = photograph[::-1]
     for place, row in rows:
         kind = "sides"
@@ -133,20 +140,26 @@ def _union(
 
 
 def _side(row: dict[str, str], column: str) -> int:
-    text = row[column]
-    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
-    if not 1 <= value <= LARGEST_SIDE:
-        raise ValueError(f"{column} must be a whole number of at least 1, got {text[:40]!r}. Mend the row.")
+    value = _number(row[column])
+    if value is None or not 1 <= value <= LARGEST_SIDE:
+        raise ValueError(f"{column} must be a whole number of at least 1, got {row[column][:40]!r}. Mend the row.")
     return value
+
+
+def _number(text: str) -> int | None:
+    """A whole number, also as tables write it that had gaps once: 96.0. None for anything else."""
+    found = WHOLE.fullmatch(text)
+    return int(found[1]) if found else None
 
 
 def _class(row: dict[str, str]) -> int | None:
     text = row.get(CLASS_COLUMN)
-    if text is None:
+    if text is None:  # no rule asks for classes
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+    found = _number(text)
+    if found is None:
         raise ValueError(f"ClassId must be a whole number, got {text[:40]!r}. Mend the row.")
-    return int(text)
+    return found
 
 
 def folder_subjects(masks: Path, photographs: PhotographFolder, filters: Filters, problems: Problems, counts: Counts) -> Iterator[Subject]:
@@ -192,9 +205,12 @@ def _masks_of(masks: Path, photographs: PhotographFolder, problems: Problems, co
     if not masks.is_dir():
         raise FileNotFoundError(f"masks folder {masks.name!r} must exist, looked in {masks.parent.resolve()}. Check --masks.")
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted(masks.iterdir()):
-        if path.suffix.lower() != ".png" or path.name.startswith("."):
-            continue
+    files = [path for path in sorted(masks.iterdir()) if not path.name.startswith(".")]
+    pictures = [path for path in files if path.suffix.lower() == ".png"]
+    if len(pictures) < len(files):
+        others = sorted({*files} - {*pictures})
+        logger.warning("not taken as masks, which are .png: %s", name_some(others))
+    for path in pictures:
         name, mask_name = path.stem, ONLY_MASK
         if photographs.find(name) is None:
             name, _, mask_name = path.stem.rpartition("_")
@@ -215,13 +231,13 @@ def _masks_of(masks: Path, photographs: PhotographFolder, problems: Problems, co
 def _read_mask(path: Path) -> tuple[PixelMask | None, tuple[str, str] | None]:
     """A mask, or what is wrong with it: kind and message."""
     # imports PyTorch, which a table does without
-    from ...common.images import pil_to_mask, read_mask
-    from ...common.masks import THRESHOLD
+    from ...common.images import read_mask
 
+    kind = "mask_unreadable"
     try:
-        values = pil_to_mask(read_mask(path))[0, 0].numpy() >= THRESHOLD
+        mask = read_mask(path)
+        kind = "mask_empty"
+        check_marked(mask, path.name)
     except ValueError as error:
-        return None, ("mask_unreadable", str(error))
-    if not values.any():
-        return None, ("mask_empty", f"{path.name} must have foreground (at least half white), got none. Draw it, or remove it.")
-    return PixelMask(values.astype(np.uint8) * 255), None
+        return None, (kind, str(error))
+    return PixelMask((np.asarray(mask) >= HALF).astype(np.uint8) * 255), None

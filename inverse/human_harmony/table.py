@@ -30,7 +30,7 @@ class BadRow(ValueError):
 class Table:
     """A CSV file whose columns are looked up by name: any order, others too; UTF-8 with or without a byte order mark, any line ends.
 
-    A row is one line, so that a quote which nothing closes swallows no others. with_classes: require the column ClassId too.
+    A row is one line, so that a quote which nothing closes swallows no others. with_classes: require and read the column ClassId too.
     Raises: FileNotFoundError for a missing file; ValueError for a header that is not UTF-8 or lacks a column.
     """
 
@@ -49,7 +49,7 @@ class Table:
         bad = [name for name in required if names.count(name) != 1]
         if bad:
             raise ValueError(f"header of {path} must have one column {', '.join(bad)}, got {', '.join(names)[:200]!r}. Mend the header.")
-        self.columns = {name: names.index(name) for name in (*REQUIRED, CLASS_COLUMN) if name in names}
+        self.columns = {name: names.index(name) for name in required}
         self._width = len(names)
 
     def lines(self) -> Iterator[tuple[Place, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from diffharmony.tests.host.comfy_server import REPOSITORY
 from diffharmony.tests.host.prompts import added, changed, harmonize, node, without
 
 
@@ -53,6 +54,24 @@ def test_connections_that_do_not_fit(error_of, changes, message):
     # without the core VAE Decode, which would fail first
     prompt = without(harmonize(), "plain", "plain_decode")
     assert message in error_of(changed(added(prompt, **OTHERS), **changes))
+
+
+def test_core_resizes_of_a_mask_overshoot(run, made):
+    """Bicubic ones leave 0..1 on both sides."""
+    prompt = added(
+        without(harmonize(), "plain", "plain_decode"),
+        picture=node("MaskToImage", mask=["mask", 0]),
+        scaled=node("ImageScale", image=["picture", 0], upscale_method="bicubic", width=256, height=192, crop="disabled"),
+        back=node("ImageToMask", image=["scaled", 0], channel="red"),
+    )
+    found = run(changed(prompt, conditioning={"mask": ["back", 0]}, decode={"mask": ["back", 0]}))
+    assert found.images["conditional"][0].shape == (96, 128, 3)
+
+
+def test_a_photograph_is_no_mask(server, error_of):
+    photograph = server.add_input(REPOSITORY / "assets" / "demo" / "real.png", "photograph.png")
+    prompt = without(harmonize(mask=photograph), "plain", "plain_decode")
+    assert "mask must be white foreground on black, as masks are, got a photograph in grey" in error_of(prompt)
 
 
 def test_the_tiled_decode_is_named(error_of):

@@ -97,3 +97,9 @@ def test_out_of_memory_falls_back_to_tiles_under_the_condition(decoded):
     assert decoded["whole_attempts"] == 1
     assert any("tiles of 64 px" in message for message in decoded["messages"])
     assert decoded["other_error"] == "something else"
+
+
+def test_a_unet_without_its_empty_prompt_is_refused_where_it_is_loaded(host, tmp_path):
+    found = run_inside(host, "unet_without_prompt.py", make_unet(tmp_path / "unet.safetensors", block_out_channels=(32, 64)))
+    expected = "sd15.SAFETENSORS must carry an empty-prompt embedding to be sampled, got none. Bake it in with: diffharmony convert"
+    assert found is not None and found.startswith(expected)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from ...classifier.model import HarmonyClassifier
-from ...common.hashing import hash64
+from ...common.text import hash64
 from ...dataset.pairs import Pair
 from ...dataset.same_files import same_files
 from ..config import DataConfig

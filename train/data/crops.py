@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, floor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from ...common.images import UNREADABLE, eight_bit, grey_mask
+from ...common.pictures import UNREADABLE, check_marked, eight_bit, grey_mask
 from ...dataset.pairs import BadImage, Pair
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size. What is left to the resize: with 1.5, the result is as near to that of the
@@ -36,10 +37,11 @@ def read_crop(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Composite, real [3,S,S] uint8 and mask [1,S,S] uint8, 1 where at least half is foreground; all of one crop, at random mirrored.
 
-    Raises: BadImage for a file that is missing, damaged, truncated, or of another size than the composite.
+    Raises: BadImage for a file that is missing, damaged, truncated, or of another size than the composite, or a mask that is none or
+    marks nothing.
     """
     with _open(pair.composite) as composite, _open(pair.real) as real, _open(pair.mask) as mask_file:
-        mask = grey_mask(_decoded(mask_file, pair.mask))
+        mask = _checked(grey_mask, _decoded(mask_file, pair.mask), pair.mask)
         for path, found in ((pair.mask, mask.size), (pair.real, real.size)):
             if found != composite.size:
                 raise BadImage(
@@ -47,6 +49,7 @@ def read_crop(
                     f"composite, real image and mask must have one size, got {composite.size}, {real.size}, {mask.size} for "
                     f"{pair.composite}. Mend the data set.",
                 )
+        _checked(check_marked, mask, pair.mask)
         whole = 0, 0, *mask.size
         crop = draw_crop(np.asarray(mask) >= 128, min_crop, rng) if min_crop < 1 else whole
         mirrored = flip and rng.random() < 0.5
@@ -145,6 +148,13 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
         raise BadImage(path, f"{path} must have 8 or 16 bits per channel, got floating values. Export it as PNG.")
     return eight_bit(image)
+
+
+def _checked(check: Callable[[Image.Image, Path], Any], mask: Image.Image, path: Path) -> Any:
+    try:
+        return check(mask, path)
+    except ValueError as error:
+        raise BadImage(path, str(error)) from error
 
 
 def _pixels(image: Image.Image, path: Path, factor: int) -> tuple[torch.Tensor, int]:

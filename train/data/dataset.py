@@ -51,8 +51,8 @@ class HarmonizationDataset(Dataset):
         self.missing = missing_files(self.pairs, self._folders)
         if self.missing and config.on_bad_image == "stop":
             raise FileNotFoundError(
-                f"every listed file must exist, got {len(self.missing)} missing: {name_some(self.missing)}. Complete the data set, mend "
-                "its list, or pass --data.on-bad-image skip."
+                f"every listed file must exist, got {len(self.missing)} missing: {name_some(self.missing, self._folders)}. Complete the data "
+                "set, mend its list, or pass --data.on-bad-image skip."
             )
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffharmony.classifier import HarmonyClassifier, load_harmony_classifier
-from diffharmony.common.checkpoint import KINDS, identify, open_model, write_checkpoint
+from diffharmony.common.checkpoint import KINDS, identify, open_model, read_checkpoint, write_checkpoint
 from diffharmony.diffusion import load_unet
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, load_vae
 from diffharmony.refinement import load_refinement
@@ -92,3 +92,16 @@ def test_diffusers_folders_of_every_form(tmp_path, options):
         assert config["block_out_channels"] == [32, 64]
         assert checkpoint.tensors.keys() == vae.state_dict().keys()
         assert all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in checkpoint.tensors.items())
+
+
+@pytest.mark.parametrize("name", ["U.SAFETENSORS", "u.sft", "u.Sft"])
+def test_suffixes_that_the_host_offers(tmp_path, name):
+    tensors = {"time_embedding.x": torch.ones(2)}
+    write_checkpoint(tmp_path / name, tensors, kind="unet", config={})
+    assert read_checkpoint(tmp_path / name).kind == "unet"
+
+
+@pytest.mark.parametrize("name", ["u.PTH", "u.Ckpt"])
+def test_pickles_in_any_case(tmp_path, name):
+    torch.save({"time_embedding.x": torch.ones(2)}, tmp_path / name)
+    assert identify(read_checkpoint(tmp_path / name).tensors) == "unet"

@@ -1,5 +1,7 @@
 """Images and masks: files in and out, pasting, padding, refusals."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from diffharmony.common.images import (
     check_image_path,
@@ -69,8 +71,33 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(GREY).save(tmp_path / "mask.png", exif=exif)
     assert load_image(tmp_path / "a.png").shape == (1, 3, 7, 5)
-    assert load_mask(tmp_path / "a.png").shape == (1, 1, 7, 5)
+    assert load_mask(tmp_path / "mask.png").shape == (1, 1, 7, 5)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_every_orientation_turns_as_pillow_turns(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(np.asarray(open_image(tmp_path / "a.png")), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0", b"Exif\0\0nonsense", b"\0" * 8])
+def test_a_damaged_exif_is_none(tmp_path, suffix, exif):
+    Image.fromarray(RGB).save(tmp_path / f"a.{suffix}", exif=exif)
+    assert load_image(tmp_path / f"a.{suffix}").shape == (1, 3, 5, 7)
+
+
+def test_a_damaged_exif_is_not_told_of(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    code = f"from diffharmony.common.pictures import open_image; print(open_image({str(tmp_path / 'a.jpg')!r}).size)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout == "(7, 5)\n" and not found.stderr
 
 
 def test_masks_keep_soft_values(tmp_path):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +46,7 @@ def pair(height, width, batch=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     composite = torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
     mask = (torch.rand(batch, 1, height, width, generator=generator) * 2 - 0.5).clamp(0, 1)
+    mask[..., 0, 0] = 1
     return composite, mask
 
 
@@ -106,19 +107,32 @@ def test_one_mask_serves_many_images_and_the_reverse(vae, unet):
     assert harmonize(vae, unet, composite[:1], mask, steps=1).shape == (2, 3, 32, 32)
 
 
-def test_an_empty_mask_gives_a_copy_without_running_the_models(vae):
-    class Untouched(UNet2DConditionModel):
-        def forward(self, *args, **kwargs):
-            raise RuntimeError("ran")
-
+@pytest.mark.parametrize("paste_background", [True, False])
+@pytest.mark.parametrize(("value", "found"), [(0, "none: it is black"), (38, "none: nothing is brighter than 38 of 255"), (1, "values 0 and 1")])
+def test_a_mask_that_marks_nothing_is_refused(vae, unet, value, found, paste_background):
     composite, mask = pair(32, 32)
-    out = harmonize(vae, Untouched, composite, mask * 0)
-    assert torch.equal(out, composite) and out.data_ptr() != composite.data_ptr()
+    with pytest.raises(ValueError, match=f"mask must have foreground .white, at least half of the range., got {found}"):
+        harmonize(vae, unet, composite, mask * value / 255, steps=1, paste_background=paste_background)
 
 
-def test_an_empty_mask_without_pasting_and_a_full_mask_run(vae, unet):
+def test_a_dull_mask_is_told_of(vae, unet, caplog):
     composite, mask = pair(32, 32)
-    assert harmonize(vae, unet, composite, mask * 0, steps=1, paste_background=False).shape == composite.shape
+    harmonize(vae, unet, composite, mask * 0.6, steps=1)
+    assert "mask is nowhere brighter than 153 of 255: its foreground counts in part only" in caplog.text
+
+
+@pytest.mark.parametrize("detail", ["transfer", "change", "decoded"])
+def test_a_background_of_one_level_changes_no_pixel(vae, unet, detail):
+    composite, mask = pair(64, 64)
+    mask = (mask > 0).float()
+    levels = torch.where(mask > 0, 254 / 255, 1 / 255)
+    found = harmonize(vae, unet, composite, levels, steps=1, detail=detail)
+    assert torch.equal(found, harmonize(vae, unet, composite, mask, steps=1, detail=detail))
+    assert torch.equal(found[(mask == 0).expand_as(found)], composite[(mask == 0).expand_as(composite)])
+
+
+def test_a_full_mask_runs(vae, unet):
+    composite, mask = pair(32, 32)
     full = torch.ones_like(mask)
     assert torch.equal(
         harmonize(vae, unet, composite, full, steps=1), harmonize(vae, unet, composite, full, steps=1, paste_background=False)

@@ -351,10 +351,49 @@ def test_a_mask_may_lie_in_transparency(tmp_path):
 
 
 def test_an_opaque_coloured_mask_is_dithered_as_published(tmp_path):
-    mask = Image.fromarray(noise(7))
+    mask = Image.fromarray(np.where(noise(7)[..., :1] > 128, np.uint8([230, 180, 90]), np.uint8(0)))
     write_pair(tmp_path, mask)
     result = evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", resamples=0, progress=False)
     assert result["overall"]["fMSE"] == pytest.approx(measure(Image.fromarray(noise(1)), Image.fromarray(noise(0)), mask).fmse)
+
+
+@pytest.mark.parametrize("fill", [0, 1])
+def test_masks_without_foreground_are_told_of_and_refused_where_all_are(tmp_path, fill, caplog):
+    write_pair(tmp_path, Image.new("L", (WIDTH, HEIGHT), fill))
+    found = "it is black" if fill == 0 else "values 0 and 1, which are both black"
+    with pytest.raises(ValueError, match=f"at least one of 1 mask must have foreground, got none. .*a0_1.png must have foreground .*{found}"):
+        evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", resamples=0, progress=False)
+    mask = Image.new("L", (WIDTH, HEIGHT))
+    mask.paste(200, (0, 0, 50, 50))
+    write_pair(tmp_path, mask, number=1)
+    assert evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", resamples=0, progress=False)["overall"]["count"] == 2
+    assert "1 mask of 2 without foreground" in caplog.text
+    assert "1 mask well under white" in caplog.text and "a1_1.png is nowhere brighter than 200 of 255" in caplog.text
+
+
+def test_a_picture_in_the_place_of_a_mask_is_refused(tmp_path):
+    write_pair(tmp_path, Image.fromarray(noise(7)))
+    with pytest.raises(ValueError, match="a0_1.png must be white foreground on black, as masks are, got a picture in colour"):
+        evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", resamples=0, progress=False)
+
+
+def test_a_composite_that_is_named_again_counts_once(tmp_path, capsys):
+    mask = Image.new("L", (WIDTH, HEIGHT))
+    mask.paste(255, (0, 0, 50, 50))
+    for number in range(3):
+        write_pair(tmp_path, mask, number)
+        Image.fromarray(noise(10 + number)).save(tmp_path / f"S/composite_images/a{number}_1_1.png")
+    once = evaluate(tmp_path, "list.txt", tmp_path / "S/composite_images", progress=False)
+    names = (tmp_path / "list.txt").read_text()
+    first, _, last = names.splitlines()
+    (tmp_path / "list.txt").write_text(f"{names}{first}\n./{first}\n{last}\n")
+    command = ["evaluate", "--data", tmp_path, "--list", "list.txt", "--predictions", tmp_path / "S/composite_images", "--json"]
+    assert main(list(map(str, command))) == 0
+    shown = capsys.readouterr()
+    found = json.loads(shown.out.splitlines()[-1])
+    assert found["overall"] == once["overall"] and found["overall"]["count"] == 3
+    assert found["named_again"] == ["a0_1_1", "a2_1_1"] and once["named_again"] == []
+    assert "2 composites named more than once, counted once." in shown.err
 
 
 def test_means_of_different_images_are_said_to_be(root, capsys):

@@ -289,6 +289,34 @@ def test_bad_images_stop_or_are_left_out_and_counted(models, data, tmp_path, cap
     assert len(list(read_manifest(tmp_path / "other" / "candidates.jsonl"))) == K
 
 
+@pytest.mark.parametrize(("mask", "real"), [(".PNG", ".png"), (".jpeg", ".png"), (".tif", ".png"), (".png", ".JPG"), (".Png", ".webp")])
+def test_suffixes_as_cameras_and_editors_write_them(tmp_path, mask, real):
+    write_photographs(tmp_path, photographs=[("S", "a", ("1",), ".png"), ("S", "IMG_0001", ("1",), ".png")])
+    for folder, name, suffix in (("masks", "IMG_0001_1", mask), ("real_images", "IMG_0001", real)):
+        old = tmp_path / "S" / folder / f"{name}.png"
+        picture = Image.open(old)
+        picture.load()
+        old.unlink()
+        picture.save(old.with_suffix(suffix))
+    sources = folder_sources(tmp_path, DirectoryIndex())
+    found = [(source.image, source.mask_file.suffix, source.real_file.suffix) for source in sources]
+    assert found == [("IMG_0001", mask, real), ("a", ".png", ".png")]
+    assert sorted(listed_sources(tmp_path, "IHD_train.txt", DirectoryIndex())[0], key=str) == sorted(sources, key=str)
+    assert all(source.mask_file.is_file() and source.real_file.is_file() for source in sources)
+
+
+def test_what_is_not_taken_and_what_lies_in_a_missing_file_s_place_are_named(models, tmp_path, capsys, caplog):
+    write_photographs(tmp_path, photographs=[("S", "a", ("1",), ".png"), ("S", "b", ("1",), ".png")])
+    place = tmp_path / "S"
+    for name in ("a_1.jpg", "c_1.gif"):
+        (place / "masks" / name).write_bytes(b"")
+    (place / "real_images" / "b.png").rename(place / "real_images" / "B.heic")
+    words = command("generate", models, tmp_path, tmp_path / "out")
+    assert main([word for word in words if word not in ("--list", "IHD_train.txt")]) == 1
+    assert f"not taken as masks: {place / 'masks' / 'a_1.jpg'}, {place / 'masks' / 'c_1.gif'}" in caplog.text
+    assert f"got 1 missing: {place / 'real_images' / 'b.png'} (there is B.heic). Complete" in capsys.readouterr().err
+
+
 def test_pairs_of_a_list_and_of_a_folder(data, tmp_path):
     listed, composites = listed_sources(data, "IHD_train.txt", DirectoryIndex())
     assert [(source.subset, source.image, source.mask) for source in listed] == PAIRS and composites == 8

@@ -1,6 +1,7 @@
 """What a run refuses, and what it says before it begins."""
 
 import json
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 
 from diffharmony.__main__ import main
 from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
@@ -55,6 +57,20 @@ class TestRefusals:
         (tmp_path / "run" / "state").mkdir(parents=True)
         (tmp_path / "run" / "state" / "step-00000002.pt").touch()
         check(config)
+
+    def test_a_dry_run_reads_every_mask(self, root, base, tmp_path, caplog):
+        data = tmp_path / "data"
+        shutil.copytree(root, data)
+        config = vae_config(data, base, tmp_path / "run", dry_run=True)
+        masks = sorted(data.glob("*/masks/*.png"))
+        Image.open(masks[0]).point(lambda value: value * 0.7).save(masks[0])
+        vae.main(config)
+        assert f"1 mask well under white, the first: {masks[0]} is nowhere brighter than 178 of 255" in caplog.text
+        Image.open(masks[-1]).point(lambda value: value // 255).save(masks[-1])
+        with pytest.raises(ValueError, match=f"every mask must be usable, got 1 of {len(masks)} that are not. {masks[-1]} must have foreground"):
+            vae.main(config)
+        skipping = vae.main(replace(config, data=replace(config.data, on_bad_image="skip")))
+        assert skipping["images"] < len(masks)
 
     def test_a_loss_that_is_not_finite_names_the_images(self, root, base, tmp_path):
         broken = HarmonyVAE.from_autoencoder_kl(small_vae())

@@ -298,5 +298,8 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(models, data
 def test_filters_or_limits_that_leave_nothing_say_so(models, data, tmp_path, capsys):
     assert main(command(models, tmp_path / "none", **{**table(data), "min_share": 0.9})) == 1
     assert "got none of 12 (" in capsys.readouterr().err
+    assert main(command(models, tmp_path / "none", "--dry-run", **{**table(data), "min_share": 0.9})) == 1
+    shown = capsys.readouterr().err
+    assert "would make 0 candidates" in shown and "at least one photograph with a mask must be left, got none of 12 (" in shown.splitlines()[-1]
     assert main(command(models, tmp_path / "far", **table(data), limit=2, min_distance=1e9)) == 1
     assert "selection must leave at least one composite, got none (4 changed less than min_distance)" in capsys.readouterr().err

@@ -111,6 +111,23 @@ class TestFolderOfMasks:
         with pytest.raises(ValueError, match="a_1 in .*masks: a_1.png must be the only mask 1"):
             self.counts(tmp_path, on_bad_image="stop")
 
+    def test_a_mask_that_is_a_picture_is_named(self, tmp_path):
+        for name in ("a", "b"):
+            write_photograph(tmp_path / f"{name}.png", 40, 60)
+        self.masks(tmp_path, {"b": box(40, 60, 0, 9, 0, 9)})
+        write_photograph(tmp_path / "masks" / "a.png", 40, 60)
+        found, problems, _ = self.counts(tmp_path)
+        assert list(found) == [("b", "1")] and problems == [("a_1", "mask_unreadable")]
+        with pytest.raises(ValueError, match="a.png must be white foreground on black, as masks are, got a picture in colour"):
+            self.counts(tmp_path, on_bad_image="stop")
+
+    def test_files_that_are_not_taken_are_told_of(self, tmp_path, caplog):
+        write_photograph(tmp_path / "a.png", 10, 8)
+        self.masks(tmp_path, {"a": box(10, 8, 0, 5, 0, 8)})
+        write_photograph(tmp_path / "masks" / "a_2.jpg", 10, 8)
+        assert list(self.counts(tmp_path)[0]) == [("a", "1")]
+        assert f"not taken as masks, which are .png: {tmp_path / 'masks' / 'a_2.jpg'}" in caplog.text
+
     def test_rules_on_names_and_shares_hold_and_those_on_classes_are_refused(self, tmp_path):
         for name in ("a", "b"):
             write_photograph(tmp_path / f"{name}.png", 10, 8)

@@ -99,7 +99,7 @@ DAMAGED = [  # line, kind, what is wrong with the row
     (4, "runs", {"EncodedPixels": "100 20"}),
     (5, "runs", {"EncodedPixels": "1 2.5"}),
     (6, "runs", {"EncodedPixels": ""}),
-    (7, "sides", {"Height": "12.0"}),
+    (7, "sides", {"Height": "12.5"}),
     (8, "sides", {"Width": 0}),
     (9, "sides", {"Height": 9, "Width": 12}),
     (10, "class_id", {"ClassId": "6_1"}),
@@ -121,11 +121,28 @@ def test_damaged_rows_are_named_by_line_and_the_photograph_is_built_from_the_oth
         b"a1,1 1,1\x002,9,1,\n",  # 17: neither CSV nor a number
     ]
     path.write_bytes(b"".join(lines))
-    masks, problems, found = counts(path, photographs)
+    masks, problems, found = counts(path, photographs, Filters(drop_classes=frozenset({45})))
     assert_all_found(masks)
     expected = [(line, kind) for line, kind, _ in DAMAGED] + [(13, "columns"), (14, "columns"), (15, "columns"), (16, "encoding")]
     assert problems[:-1] == expected and problems[-1][0] == 17
     assert found.rows == 4 + 15
+
+
+@pytest.mark.parametrize("class_id", ["", "6.0", "6_1", "shoe"])
+def test_a_class_that_no_rule_asks_for_does_not_matter(photographs, tmp_path, class_id):
+    path = write_table(tmp_path / "train.csv", [{**one, "ClassId": class_id} for one in rows_of()])
+    masks, problems, _ = counts(path, photographs)
+    assert_all_found(masks)
+    assert problems == []
+
+
+def test_numbers_with_nothing_after_the_point_are_whole(photographs, tmp_path):
+    """As tables write them that had gaps once."""
+    rows = [{**one, "Height": f"{one['Height']}.0", "Width": f"{one['Width']}.", "ClassId": "6.00"} for one in rows_of()]
+    rows[:0] = [{**row("a1", np.ones((9, 12), bool)), "Height": 64, "Width": 64}]  # still the one that is not the photograph's
+    masks, problems, _ = counts(write_table(tmp_path / "train.csv", rows), photographs, Filters(require_classes=frozenset({6})))
+    assert_all_found(masks)
+    assert problems == [(2, "sides")]
 
 
 def test_a_first_row_of_another_size_than_the_photograph_is_the_damaged_one(photographs, tmp_path):

@@ -50,3 +50,17 @@ def test_floating_values_are_refused(tmp_path, bad):
     with pytest.raises(BadImage, match=f"{bad}.tif must have 8 or 16 bits per channel, got floating values. Export it as PNG.") as caught:
         read_crop(Pair(**paths, subset="S"), 32, min_crop=1.0, flip=False, rng=np.random.default_rng(0))
     assert caught.value.path == paths[bad]
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    (np.zeros((40, 40), np.uint8), "must have foreground .* got none: it is black"),
+    (np.eye(40, dtype=np.uint8), "must have foreground .* got values 0 and 1, which are both black"),
+    (np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8), "must be white foreground on black, .* got a picture in colour"),
+], ids=["black", "0 and 1", "picture"])  # fmt: skip
+def test_what_is_no_mask_is_refused(tmp_path, values, message):
+    paths = {name: tmp_path / f"{name}.png" for name in ("composite", "mask", "real")}
+    for name, path in paths.items():
+        Image.fromarray(values if name == "mask" else np.zeros((40, 40, 3), np.uint8)).save(path)
+    with pytest.raises(BadImage, match=f"mask.png {message}") as caught:
+        read_crop(Pair(**paths, subset="S"), 32, min_crop=1.0, flip=False, rng=np.random.default_rng(0))
+    assert caught.value.path == paths["mask"]
