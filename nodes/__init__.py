@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .candidates import InverseCandidates
+from .compositing.compose import ComposeForeground
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
 from .loaders import LoadHarmonizationUNet, LoadHarmonyClassifier, LoadHarmonyRefinement, LoadHarmonyVAE, LoadInverseUNet
@@ -16,6 +17,7 @@ from .transfer import HarmonyWorkingSize, TransferHarmony
 class DiffHarmonyExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
+            ComposeForeground,
             LoadHarmonyVAE,
             LoadHarmonizationUNet,
             LoadInverseUNet,
