@@ -3,7 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .candidates import InverseCandidates
+from .compositing.compare import DifferenceView, HarmonizationMetrics
 from .compositing.compose import ComposeForeground
+from .compositing.crop import CropForeground, StitchForeground
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
 from .loaders import LoadHarmonizationUNet, LoadHarmonyClassifier, LoadHarmonyRefinement, LoadHarmonyVAE, LoadInverseUNet
@@ -18,6 +20,10 @@ class DiffHarmonyExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ComposeForeground,
+            CropForeground,
+            StitchForeground,
+            HarmonizationMetrics,
+            DifferenceView,
             LoadHarmonyVAE,
             LoadHarmonizationUNet,
             LoadInverseUNet,
