@@ -372,6 +372,11 @@ class TestCrops:
         assert torch.equal(crops[2].of(out), alone)
         assert not torch.equal(out, harmonize(vae, unet, composite, mask, steps=2, seed=[7, 3]))
 
+    def test_the_pipeline_crops_and_counts_the_steps_of_all(self, vae, unet, small, capsys):
+        out = DiffHarmonyPipeline(vae=vae, unet=unet)(*small, steps=2, crop=2.0, output_type="pt").images
+        assert torch.equal(out, harmonize(vae, unet, *small, steps=2, crop=2.0))
+        assert "6/6" in capsys.readouterr().err
+
     def test_auto_is_the_default_factor_where_the_foreground_is_small(self, vae, unet, small):
         composite, mask = small
         wanted = harmonize(vae, unet, composite, mask, steps=1, crop=CONTEXT)
