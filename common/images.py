@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,15 @@ def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask.float()
     return F.interpolate(mask.float(), size=tuple(size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+def blur(values: torch.Tensor, width: float) -> torch.Tensor:
+    """Gaussian blur of [B, 1, H, W], float32; `width` is its standard deviation in pixels, and beyond the edge everything is 0."""
+    reach = math.ceil(3 * width)
+    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=values.device).square() / (2 * width**2))
+    kernel = kernel / kernel.sum()
+    values = F.conv2d(values, kernel[None, None, :, None], padding=(reach, 0))
+    return F.conv2d(values, kernel[None, None, None, :], padding=(0, reach))
 
 
 def pad_to_multiple(values: torch.Tensor, multiple: int) -> torch.Tensor:

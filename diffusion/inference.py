@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,6 +17,7 @@ from ..common.masks import binarize_mask, check_foreground, check_image_and_mask
 from ..harmony_vae.blocks import HarmonyCondition
 from ..harmony_vae.tiles import check_tile
 from ..refinement import HarmonyRefinement, refine
+from .crop import CropOption, planned_crops, stitch_crops
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
 from .transfer import transfer_light
 from .unet import empty_prompt_of
@@ -235,6 +236,7 @@ def harmonize(
     scheduler: Scheduler | None = None,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    crop: CropOption = None,
 ) -> torch.Tensor:
     """Relight the foreground of composites to match their background (or, with an inverse pair, the reverse).
 
@@ -257,31 +259,42 @@ def harmonize(
     in tiles of that many pixels; encoding and sampling still see the whole image.
     refinement: from `load_refinement`; runs on the decoded image at its own fixed size, and its change is brought up to the
     working size (see `refine`). ancestral: False samples without added noise. scheduler: see `sample_latents`.
-    device: where to compute; None is where the UNet is. progress: called with (steps done, steps).
+    device: where to compute; None is where the UNet is. progress: called with (steps done, steps), of all crops together.
+    crop: harmonize windows around the foregrounds instead of the whole image, whose longer side is so many times the foreground's (1..10);
+    "auto" does so, by a measured factor, where the foreground is small. Needs paste_background.
     Returns: [B, 3, H, W], composite's dtype and device, -1..1 (the composite's own values where pasted).
     Raises: ValueError for shapes, ranges or options that do not fit, or a mask that marks nothing; RuntimeError when half precision
     overflowed. Source: SPEC §2, §3, §10; DESIGN.md "Contracts".
     """
-    conditioned = ConditionedSampler(
-        vae,
-        unet,
-        composite,
-        mask,
-        size=size,
-        paste_background=paste_background,
-        conditional=conditional,
-        detail=chosen_detail(detail, keep_detail),
-        strength=strength,
-        tile=tile,
-        refinement=refinement,
-        device=device,
-    )
+    options: dict[str, Any] = dict(
+        size=size, paste_background=paste_background, conditional=conditional, detail=chosen_detail(detail, keep_detail), strength=strength,
+        tile=tile, refinement=refinement, device=device,
+    )  # fmt: skip
+    if crop is not None:
+        composite, mask = check_image_and_mask(composite, mask)
+        crops = planned_crops(mask, crop, paste_background)
+        if crops:
+            seeds = [generator.initial_seed() for generator in sample_generators(seed, len(composite))]
+            results = [
+                harmonize(
+                    vae, unet, one.of(composite), one.of(mask), steps, seeds[one.index], ancestral=ancestral, scheduler=scheduler,
+                    progress=_part_of(progress, number, len(crops)), **options,
+                )
+                for number, one in enumerate(crops)
+            ]  # fmt: skip
+            return stitch_crops(composite, mask, crops, results)
+    conditioned = ConditionedSampler(vae, unet, composite, mask, **options)
     check_foreground(mask)
     warn_if_dull(mask)
     _tell_size(conditioned.working_size, tuple(conditioned.original.shape[-2:]), tuple(getattr(unet, "sizes", ())))
     generators = sample_generators(seed, conditioned.original.shape[0])
     steps = default_steps(unet, conditioned.detail) if steps is None else steps
     return conditioned.sample(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
+
+
+def _part_of(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """Progress of run `number` of `count` as progress of all."""
+    return None if progress is None else lambda done, total: progress(number * total + done, count * total)
 
 
 def default_steps(unet: UNet2DConditionModel, detail: Detail) -> int:

@@ -17,6 +17,7 @@ from PIL import Image
 from ..common.direction import check_directions
 from ..common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
 from ..refinement import HarmonyRefinement
+from .crop import CropOption
 from .inference import Detail, Size, chosen_detail, default_steps, harmonize
 from .sampler import Scheduler, build_scheduler
 from .unet import check_channels, load_unet, write_prompt_file
@@ -70,6 +71,7 @@ class DiffHarmonyPipeline(DiffusionPipeline):
         keep_detail: bool | None = None,
         tile: int | None = None,
         refinement: HarmonyRefinement | None = None,
+        crop: CropOption = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
@@ -90,6 +92,11 @@ class DiffHarmonyPipeline(DiffusionPipeline):
             refinement.to(self._execution_device)
         steps = default_steps(self.unet, chosen_detail(detail, keep_detail)) if steps is None else steps
         with self.progress_bar(total=steps) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total  # of all crops
+                bar.update(done - bar.n)
+
             images: Any = harmonize(
                 self.vae,
                 self.unet,
@@ -107,7 +114,8 @@ class DiffHarmonyPipeline(DiffusionPipeline):
                 refinement=refinement,
                 scheduler=self.scheduler,
                 device=self._execution_device,
-                progress=lambda done, total: bar.update(),
+                progress=show,
+                crop=crop,
             )
         self.maybe_free_model_hooks()
         if output_type == "pil":

@@ -7,13 +7,12 @@ Black stays black, white is approached without a plateau, and what is finer than
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from ..common.images import resize_image, resize_mask
+from ..common.images import blur, resize_image, resize_mask
 from ..common.masks import THRESHOLD, binarize_mask, check_image, check_image_and_mask
 from .calibration import Calibration
 
@@ -194,7 +193,7 @@ def _brightness_field(y: torch.Tensor, error: torch.Tensor, weight: torch.Tensor
         share = area[index, 0] / area[index].sum().clamp_min(1e-12)
         radius = sum(_variance(share.sum(dim=1 - axis)) for axis in (0, 1)).sqrt()
         reach = max(1.0, FIELD_WIDTH * radius.item())
-        top, bottom, inside = (_blur(values[index : index + 1], reach) for values in (numerator, denominator, area))
+        top, bottom, inside = (blur(values[index : index + 1], reach) for values in (numerator, denominator, area))
         # a local gain by ridge regression; the ridge is in proportion to what a place within the foreground has of evidence
         evidence = inside.amax() * denominator[index].sum() / area[index].sum().clamp_min(1e-12)
         field = top / (bottom + FIELD_PRIOR * evidence).clamp_min(1e-12)
@@ -208,15 +207,6 @@ def _variance(share: torch.Tensor) -> torch.Tensor:
     places = torch.arange(len(share), device=share.device, dtype=share.dtype)
     mean = (share * places).sum()
     return (share * (places - mean).square()).sum()
-
-
-def _blur(values: torch.Tensor, width: float) -> torch.Tensor:
-    """Gaussian blur of [1, 1, h, w]; `width` is its standard deviation in cells."""
-    reach = math.ceil(3 * width)
-    kernel = torch.exp(-torch.arange(-reach, reach + 1, device=values.device).square() / (2 * width**2))
-    kernel = kernel / kernel.sum()
-    values = F.conv2d(values, kernel[None, None, :, None], padding=(reach, 0))
-    return F.conv2d(values, kernel[None, None, None, :], padding=(0, reach))
 
 
 def _columns(weight: torch.Tensor) -> tuple[int, int]:

@@ -42,6 +42,9 @@ check_packages()
 from comfy_api.latest import ComfyExtension, io
 
 from .candidates import InverseCandidates
+from .compositing.compare import DifferenceView, HarmonizationMetrics
+from .compositing.compose import ComposeForeground
+from .compositing.crop import CropForeground, StitchForeground
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
 from .loaders import LoadHarmonizationUNet, LoadHarmonyClassifier, LoadHarmonyRefinement, LoadHarmonyVAE, LoadInverseUNet
@@ -55,6 +58,11 @@ from .transfer import HarmonyWorkingSize, TransferHarmony
 class DiffHarmonyExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
+            ComposeForeground,
+            CropForeground,
+            StitchForeground,
+            HarmonizationMetrics,
+            DifferenceView,
             LoadHarmonyVAE,
             LoadHarmonizationUNet,
             LoadInverseUNet,
