@@ -19,7 +19,7 @@ from ..harmony_vae.tiles import check_tile
 from ..refinement import HarmonyRefinement, refine
 from .crop import CropOption, planned_crops, stitch_crops
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
-from .transfer import transfer_light
+from .transfer import ColourTransform, apply_transform, found_light
 from .unet import empty_prompt_of
 
 logger = logging.getLogger("diffharmony")
@@ -100,12 +100,26 @@ class ConditionedSampler:
         """
         if self._strength == 0:
             return self.original.clone()
+        options = dict(steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
+        if self.detail == "transfer":
+            light = self.light(generators, **options).scaled(self._strength)
+            return apply_transform(light, self.original, self._mask, paste_background=self._paste_background)
+        result = _to_original_size(self._decoded(generators, **options), self._working.image, self.original, self.detail == "change")
+        if self._strength != 1:
+            result = (self.original.float() + self._strength * (result - self.original.float())).clamp(-1, 1)
+        if self._paste_background:
+            return paste(result, self.original, self._mask)
+        return result.to(self.original.dtype)
+
+    @torch.no_grad()
+    def light(self, generators: Sequence[torch.Generator], **options: Any) -> ColourTransform:
+        """The calibrated light of one sample for each of the batch; options and errors as `sample`."""
+        return found_light(self.original, self._mask, self._decoded(generators, **options), getattr(self._unet, "calibration", None))
+
+    def _decoded(self, generators: Sequence[torch.Generator], **options: Any) -> torch.Tensor:
+        """What the models make, at the working size: [B, 3, h, w] float32, -1..1."""
         condition_latent, mask_latent = self._latents
-        latent = sample_latents(
-            self._unet, condition_latent, mask_latent, steps=steps, generator=generators, ancestral=ancestral, scheduler=scheduler,
-            progress=progress,
-        )  # fmt: skip
-        working = self._working
+        latent = sample_latents(self._unet, condition_latent, mask_latent, generator=generators, **options)
         decoded = self._decode((latent / self._vae.config.scaling_factor).to(self._vae.dtype))
         decoded = decoded.float()[..., : self.working_size[0], : self.working_size[1]]
         if not torch.isfinite(decoded).all():
@@ -114,19 +128,7 @@ class ConditionedSampler:
                 "Use float32 or bfloat16; in float32 already, a checkpoint is broken: get it again."
             )
         decoded = decoded.clamp(-1, 1)
-        if self._refinement is not None:
-            decoded = refine(self._refinement, decoded, working.image, working.mask)
-        if self.detail == "transfer":
-            return transfer_light(
-                self.original, self._mask, decoded, calibration=getattr(self._unet, "calibration", None), strength=self._strength,
-                paste_background=self._paste_background,
-            )  # fmt: skip
-        result = _to_original_size(decoded, working.image, self.original, self.detail == "change")
-        if self._strength != 1:
-            result = (self.original.float() + self._strength * (result - self.original.float())).clamp(-1, 1)
-        if self._paste_background:
-            return paste(result, self.original, self._mask)
-        return result.to(self.original.dtype)
+        return decoded if self._refinement is None else refine(self._refinement, decoded, self._working.image, self._working.mask)
 
     @cached_property
     def _working(self) -> _Working:

@@ -136,13 +136,18 @@ def transfer_light(
     calibration: how far changes of each size are trusted; None trusts all. strength: multiplies the change. Returns: as `apply_transform`.
     Raises: ValueError for other shapes or ranges. Source: DESIGN.md, data flow 5.
     """
+    return apply_transform(found_light(original, mask, result, calibration).scaled(strength), original, mask, paste_background=paste_background)
+
+
+def found_light(original: torch.Tensor, mask: torch.Tensor, result: torch.Tensor, calibration: Calibration | None = None) -> ColourTransform:
+    """The light of a model's result, fitted at its size and calibrated. Arguments and errors as `transfer_light`."""
     size = result.shape[-2:]
     image, small = resize_image(original.to(result.device), size), binarize_mask(resize_mask(mask.to(result.device), size))
     transform = fit_transform(image, result, small)
-    if calibration is not None:
-        changed = apply_transform(transform, image, small, paste_background=False)
-        transform = transform.scaled(calibration.shrinkage(foreground_change(image, changed, small)))
-    return apply_transform(transform.scaled(strength), original, mask, paste_background=paste_background)
+    if calibration is None:
+        return transform
+    changed = apply_transform(transform, image, small, paste_background=False)
+    return transform.scaled(calibration.shrinkage(foreground_change(image, changed, small)))
 
 
 def foreground_change(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
