@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ..common.images import read_mask
+from ..common.pictures import HALF
 from ..common.plots import save_figure
 from .layout import TEST_LIST, TRAIN_LIST
 from .pairs import Pair, read_list
@@ -50,7 +51,7 @@ def draw_cumulative(shares: dict[str, np.ndarray], path: Path, heading: str = ""
 
 
 def _share(path: Path) -> float:
-    return float((np.asarray(read_mask(path)) >= 128).mean())
+    return float((np.asarray(read_mask(path)) >= HALF).mean())
 
 
 PICTURE = "figure2.png"

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..common.images import read_picture
-from ..common.pictures import check_marked, dull, grey_mask
+from ..common.pictures import HALF, check_marked, dull, grey_mask
 from ..common.text import pluralize
 from ..dataset.pairs import Pair
 from ..dataset.predictions import PROBLEMS, PredictionFolder, names_of, size_fits
@@ -69,7 +69,7 @@ class Method:
             return found
         if found.size != mask.size:
             return "wrong_size"
-        return Image.fromarray(BASELINES[self.baseline](np.asarray(found.convert("RGB")), np.asarray(mask.convert("L")) >= 128))
+        return Image.fromarray(BASELINES[self.baseline](np.asarray(found.convert("RGB")), np.asarray(mask.convert("L")) >= HALF))
 
     def file_name(self, index: int) -> str:
         path = self.files[index]

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..common.files import written_whole
+from ..common.pictures import HALF
 from .photographs import Photograph, load_photograph
 from .recolor import (
     HIGHEST_FMSE,
@@ -145,7 +146,7 @@ class TrainingScene(DrawnItem):
             if scene is None:
                 continue
             fmse = foreground_mse(scene.composite, scene.real, scene.mask)
-            share = float((scene.mask >= 128).mean())
+            share = float((scene.mask >= HALF).mean())
             if SMALLEST_SHARE <= share <= LARGEST_SHARE and is_usable(fmse, 0.0):
                 composite = Composite(scene.composite, scene.mask, "object", "relit")
                 return DrawnImages(scene.real, [composite], "scene")
@@ -178,7 +179,7 @@ class TestItem(DrawnItem):
                 continue
             drawn = recoloured[0]
             real = _resize(real, self.size)
-            mask = np.where(_resize(drawn.mask, self.size) >= 128, 255, 0).astype(np.uint8)
+            mask = np.where(_resize(drawn.mask, self.size) >= HALF, 255, 0).astype(np.uint8)
             # `whole` is the recoloured picture without its mask: reducing first and masking last keeps the background exact.
             image = np.where(mask[..., None] == 255, _resize(drawn.whole, self.size), real)
             return DrawnImages(real, [Composite(image, mask, drawn.region, drawn.change)], source.name)
@@ -212,7 +213,7 @@ def save_item(root: Path, item: DrawnItem) -> list[dict]:
                 "source": drawn.source,
                 "region": composite.region,
                 "change": composite.change,
-                "foreground_share": round(float((composite.mask >= 128).mean()), 5),
+                "foreground_share": round(float((composite.mask >= HALF).mean()), 5),
                 "fmse": round(foreground_mse(composite.image, drawn.real, composite.mask), 2),
             }
         )
@@ -249,7 +250,7 @@ def _recoloured(
     found: list[_Recoloured] = []
     real_light = light == "real" or (light == "mixed" and generator.random() < REAL_SHARE)
     if real_light:
-        places = region_places(mask >= 128, touched)
+        places = region_places(mask >= HALF, touched)
     for _ in range(_CHANGES_PER_REGION * changes):
         changed, change, clipped = (
             relight(real[touched], places, generator) if real_light else _change(real[touched], other, generator)

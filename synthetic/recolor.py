@@ -11,6 +11,8 @@ import warnings
 import numpy as np
 from skimage.color import lab2rgb, rgb2lab
 
+from ..common.pictures import HALF
+
 LOWEST_FMSE, HIGHEST_FMSE = 60.0, 8000.0
 LARGEST_CLIPPED_SHARE = 0.15
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
@@ -71,7 +73,7 @@ def foreground_mse(composite: np.ndarray, real: np.ndarray, mask: np.ndarray) ->
         real: [H,W,3] uint8.
         mask: [H,W] uint8 0..255; foreground is at least 128.
     """
-    inside = mask >= 128
+    inside = mask >= HALF
     if not inside.any():
         return 0.0
     return float(np.mean((composite[inside].astype(np.float64) - real[inside].astype(np.float64)) ** 2))

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ...common.assets import TINY
 from ...common.files import make_folder, written_whole
 from ...common.images import pil_to_mask, pil_to_tensor, read_mask, read_picture, tensor_to_pil
+from ...common.pictures import HALF
 from ...common.sheets import labelled_sheet
 from ...dataset.pairs import read_list
 from ...diffusion import harmonize, load_unet
@@ -159,7 +160,7 @@ def compare_methods(config: CompareConfig) -> dict[str, Any]:
 
     def run(index: int) -> tuple[dict[str, Image.Image], Image.Image, Image.Image]:
         composite, real, mask = read_picture(pairs[index].composite).convert("RGB"), read_picture(pairs[index].real), read_mask(pairs[index].mask)
-        array, region, soft = np.asarray(composite), np.asarray(mask) >= 128, pil_to_mask(mask)
+        array, region, soft = np.asarray(composite), np.asarray(mask) >= HALF, pil_to_mask(mask)
         results = {name: Image.fromarray(method(array, region)) for name, method in classical.items()}
         for name, options in OURS.items():
             out = harmonize(vae, unet, pil_to_tensor(composite), soft, config.steps, config.seed + index, **options)

@@ -1,16 +1,22 @@
-"""Make composite.png, mask.png and real.png of this folder from scikit-learn's sample photograph china.jpg.
+"""Make this folder's pictures: composite.png, mask.png and real.png from scikit-learn's sample photograph china.jpg, and from two photographs
+of assets/photos pasted.png and pasted_mask.png, a sheep that was photographed elsewhere.
 
-    .venv/bin/python assets/demo/make_composite.py
+    .venv/bin/python assets/photos/fetch.py PHOTOS && .venv/bin/python assets/demo/make_composite.py --photos PHOTOS
 
-The photograph is for tests and demonstrations only; nothing is ever trained on it.
+The photographs are for tests and demonstrations only; nothing is ever trained on them.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
+
+from diffharmony.common.images import load_image, tensor_to_pil
+from diffharmony.synthetic.compose import compose_foreground
 
 FOLDER = Path(__file__).parent
 SIZE = (384, 256)  # the tiny models were trained at 256 px
@@ -18,6 +24,8 @@ SIZE = (384, 256)  # the tiny models were trained at 256 px
 LEFT, TOP = 326, 70
 # As if lit by a green lamp: what a linear sensor would see, per channel.
 GAIN = (0.5, 1.5, 0.5)
+SHEEP, VILLAGE = "gcompris-qt-data/animals-sheep.jpg", "scratch/Outdoors-village.jpg"
+PLACE = dict(x=0.64, y=0.76, scale=0.38)
 
 
 def make_mask(photograph: np.ndarray) -> np.ndarray:
@@ -36,7 +44,29 @@ def relight(photograph: np.ndarray) -> np.ndarray:
     return (np.clip(linear * GAIN, 0, 1) ** (1 / 2.2) * 255).round().astype(np.uint8)
 
 
+def sheep_alpha(photograph: np.ndarray) -> np.ndarray:
+    """[H,W] 0..1 of the sheep, which alone is not green on its meadow, [H,W,3] uint8."""
+    red, green, blue = (photograph[..., channel].astype(float) for channel in range(3))
+    wool = (green - (red + blue) / 2 < 9) & (photograph.mean(axis=-1) > 30)
+    wool = ndimage.binary_closing(ndimage.binary_opening(wool, iterations=2), iterations=5)
+    parts, _ = ndimage.label(wool)
+    whole = ndimage.binary_fill_holes(parts == np.bincount(parts[wool]).argmax())
+    return np.clip(ndimage.gaussian_filter(ndimage.binary_erosion(whole).astype(np.float32), 1.0), 0, 1)
+
+
+def make_pasted(photos: Path) -> None:
+    alpha = torch.from_numpy(sheep_alpha(np.asarray(Image.open(photos / SHEEP).convert("RGB"))))[None, None]
+    composite, mask = compose_foreground(load_image(photos / SHEEP), alpha, load_image(photos / VILLAGE), **PLACE)
+    for name, picture in (("pasted", composite), ("pasted_mask", mask.expand(-1, 3, -1, -1) * 2 - 1)):
+        tensor_to_pil(picture)[0].convert("L" if name.endswith("mask") else "RGB").save(FOLDER / f"{name}.png", optimize=True)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder that assets/photos/fetch.py filled; without it pasted.png stays as it is")
+    photos = parser.parse_args().photos
+    if photos is not None:
+        make_pasted(photos)
     real = Image.fromarray(load_sample_image("china.jpg")).resize(SIZE, Image.Resampling.LANCZOS)
     mask = Image.fromarray((make_mask(np.asarray(real)) * 255).astype(np.uint8))
     composite = Image.composite(Image.fromarray(relight(np.asarray(real))), real, mask)

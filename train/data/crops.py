@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from ...common.pictures import UNREADABLE, check_marked, eight_bit, grey_mask
+from ...common.pictures import HALF, UNREADABLE, check_marked, eight_bit, grey_mask
 from ...dataset.pairs import BadImage, Pair
 
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size. What is left to the resize: with 1.5, the result is as near to that of the
@@ -51,7 +51,7 @@ def read_crop(
                 )
         _checked(check_marked, mask, pair.mask)
         whole = 0, 0, *mask.size
-        crop = draw_crop(np.asarray(mask) >= 128, min_crop, rng) if min_crop < 1 else whole
+        crop = draw_crop(np.asarray(mask) >= HALF, min_crop, rng) if min_crop < 1 else whole
         mirrored = flip and rng.random() < 0.5
         factor = reduction(crop, size)
         left, top, right, bottom = on_grid(crop, factor, mask.size)
@@ -126,7 +126,7 @@ def _two_level(mask: Image.Image, box: tuple[int, int, int, int], size: int) -> 
     part = mask.resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=(x, y, x_end, y_end), reducing_gap=LEFT_TO_RESIZE
     )
-    found[top:bottom, left:right] = np.asarray(part) >= 128
+    found[top:bottom, left:right] = np.asarray(part) >= HALF
     return found
 
 
