@@ -21,6 +21,7 @@ KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DTYPES = (torch.float16, torch.float32)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 METADATA_TENSOR = "diffharmony.metadata"
+PROMPT_KEY = "empty_prompt_embeds"  # of a UNet's file, beside its weights
 PARALLEL_PREFIX = "module."  # what DataParallel puts before every name
 # What a checkpoint is: kind, what errors call it, and how names must begin, each of these some. The first that fits.
 TELLING_NAMES = (

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from .conditioning import condition_sampling
 from .decode import check_harmony_vae, decode_harmonized
-from .loaders import CATEGORY, DIRECTION
+from .loaders import CATEGORY, DIRECTION, facts_of
 
 NODE = "Inverse Candidates"
 SAMPLER, SCHEDULER, CFG = "euler_ancestral", "normal", 1.0
@@ -62,7 +62,7 @@ def _check_directions(model, conditioning, vae) -> None:
     check_harmony_vae(vae, NODE)
     of_prompt = next((options[DIRECTION] for _, options in conditioning if DIRECTION in options), None)
     for name, found, loader in (
-        ("model", getattr(model.model, DIRECTION, None), "Load Inverse UNet"),
+        ("model", facts_of(model).direction, "Load Inverse UNet"),
         ("empty_prompt", of_prompt, "Load Inverse UNet"),
         ("vae", vae.direction, "Load Harmony-VAE"),
     ):

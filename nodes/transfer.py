@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..common.images import resize_image
 from ..common.masks import check_foreground, same_batch
 from . import host_images
-from .loaders import CALIBRATION, CATEGORY, SIZES
+from .loaders import CATEGORY, facts_of
 
 
 def to_working_size(model, image: torch.Tensor, mask: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def to_working_size(model, image: torch.Tensor, mask: torch.Tensor, size: int) -
 
     planes = host_images.to_planes(image)
     mask = host_images.mask_for(mask, planes)
-    wanted = working_size(*planes.shape[-2:], size or None, getattr(model.model, SIZES, ()))
+    wanted = working_size(*planes.shape[-2:], size or None, facts_of(model).sizes)
     resized = resize_image(planes * 2 - 1, wanted)
     return host_images.to_image((resized + 1) / 2).clamp(0, 1), resize_image(mask, wanted)[:, 0].clamp(0, 1)
 
@@ -49,7 +49,7 @@ def transfer(
             "Connect what was decoded from this image, or from 'Harmony Working Size' of it."
         )
     transferred = transfer_light(
-        planes * 2 - 1, mask, result.clamp(-1, 1), calibration=getattr(model.model, CALIBRATION, None) if model is not None else None,
+        planes * 2 - 1, mask, result.clamp(-1, 1), calibration=facts_of(model).calibration if model is not None else None,
         strength=strength, paste_background=paste_background,
     )  # fmt: skip
     relit = ((transferred + 1) / 2).clamp(0, 1)
