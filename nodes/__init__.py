@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .candidates import InverseCandidates
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
+from .harmonize_image import HarmonizeImage
 from .loaders import LoadHarmonizationUNet, LoadHarmonyClassifier, LoadHarmonyRefinement, LoadHarmonyVAE, LoadInverseUNet
 from .refine import HarmonyRefine
 from .save_pair import SaveHarmonizationPair
@@ -16,6 +17,7 @@ from .transfer import HarmonyWorkingSize, TransferHarmony
 class DiffHarmonyExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
+            HarmonizeImage,
             LoadHarmonyVAE,
             LoadHarmonizationUNet,
             LoadInverseUNet,
