@@ -1,50 +1,69 @@
-"""diffharmony harmonize: relight the foreground of a composite photograph."""
+"""diffharmony harmonize: relight the foreground of a composite photograph, or of each in a folder."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
 from ..common.assets import TINY
 
+if TYPE_CHECKING:
+    import torch
+
 ImageArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="COMPOSITE")]
-MaskArgument = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MASK")]
+MaskArgument = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MASK]")]
+SizeArgument = Annotated[int | Literal["native", "auto"], tyro.conf.arg(aliases=["--working-size"])]
 
 
 @dataclass(frozen=True)
 class HarmonizeConfig:
     """Relight the foreground of a composite photograph to match its background.
 
-    Takes harmonization models; inverse ones are refused.
+    Takes harmonization models; inverse ones are refused. The options are those of the node Harmonize Image.
 
     Examples:
       diffharmony harmonize composite.png mask.png --out harmonized.png
+      diffharmony harmonize composite.png mask.png --out harmonized.png --variants 3 --mask-grow 2 --mask-feather 3
+      diffharmony harmonize composites/ masks/ --out harmonized/
       diffharmony harmonize composite.png mask.png --out harmonized.png --vae harmony_vae.safetensors \\
           --unet harmonization_unet.safetensors --size 1024 --device cuda --dtype float16
     """
 
     composite: ImageArgument
-    """Image file: an object pasted on a background."""
-    mask: MaskArgument
-    """Mask file of the same size: white is the pasted object; grey edges blend."""
+    """Image file: an object pasted on a background. Or a folder of such."""
     out: Path
     """Image file to write (.png, .jpg, .webp, .tif), with the composite's colour profile and resolution; 16-bit input becomes
-    8 bits per channel, and transparency is dropped. An existing file is replaced."""
+    8 bits per channel, and transparency is dropped. An existing file is replaced. For a folder of composites: a folder, made where
+    missing, for files of their names."""
+    mask: MaskArgument = None
+    """Mask file of the same size: white is the pasted object; grey edges blend. For a folder of composites: a folder of masks of the same
+    names, of any image format. Without it the composite's own transparency: what is opaque is the object."""
     vae: Path = TINY / "harmony_vae.safetensors"
     """Harmony-VAE: our single file, or a diffusers folder. The default is a tiny model for trying out."""
     unet: Path = TINY / "harmonization_unet.safetensors"
     """Harmonization UNet: our single file, or a diffusers folder. The default is a tiny model for trying out."""
     steps: int | None = None
-    """Sampling steps. Without it: what the UNet's file says for --detail transfer, else 5."""
+    """Sampling steps. Without it, or 0: what the UNet's file says for --detail transfer, else 5; for several variants 5."""
     seed: int = 0
     """Seed of the noise."""
-    size: int | Literal["native", "auto"] = "auto"
-    """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; "auto" the best that the UNet was
-    trained at, or native, but at most 1024, where its file does not say. The result always has the image's own size."""
+    variants: int = 1
+    """How many results to make, 1 to 8: the most harmonious is written to --out, the next ones beside it with -2, -3, … after its name,
+    and all of them on one sheet with -sheet."""
+    classifier: Path = TINY / "harmony_classifier.safetensors"
+    """Harmony classifier that orders the variants. The default is a tiny model for trying out."""
+    size: SizeArgument = "auto"
+    """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; "auto", or 0, the best that the UNet
+    was trained at, or native, but at most 1024, where its file does not say. The result always has the image's own size."""
+    mask_grow: int = 0
+    """Move the mask's edge outwards by so many pixels; inwards where negative."""
+    mask_feather: int = 0
+    """Soften the mask's edge over so many pixels to either side."""
+    invert_mask: bool = False
+    """For masks whose foreground is black."""
     paste_background: bool = True
     """Lay the relit foreground over the composite, whose background stays exactly as it was."""
     plain: bool = False
@@ -69,23 +88,37 @@ class HarmonizeConfig:
     """Print one JSON object as the last line."""
 
 
+class Job(NamedTuple):
+    """One composite, its mask or None for its own transparency, and where the result goes."""
+
+    composite: Path
+    mask: Path | None
+    out: Path
+
+
 def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     """Run `diffharmony harmonize`. Returns: what --json prints."""
     import torch
     from tqdm import tqdm
 
+    from ..classifier import load_harmony_classifier
     from ..common.devices import find_device
-    from ..common.images import check_image_path, image_info, load_image, load_mask, save_image
-    from ..diffusion.inference import chosen_detail, default_steps, harmonize, working_size
+    from ..common.images import check_image_path
+    from ..diffusion.inference import chosen_detail, default_steps, harmonize
     from ..diffusion.unet import load_unet
+    from ..diffusion.variants import variant_seeds
     from ..harmony_vae import load_harmony_vae, load_vae
     from ..refinement import load_refinement
 
-    check_image_path(config.out)
-    inputs = (config.composite, config.mask, config.vae, config.unet, config.refinement)
-    _refuse_overwriting(config.out, tuple(path for path in inputs if path is not None))
-    composite, mask = load_image(config.composite), load_mask(config.mask)
+    jobs = _jobs(config)
+    seeds = variant_seeds(config.seed, config.variants)
+    outs = [_outs(job.out, len(seeds)) for job in jobs]
+    inputs = [path for job in jobs for path in (job.composite, job.mask)] + [config.vae, config.unet, config.refinement]
+    for out in (path for paths in outs for path in paths):
+        check_image_path(out)
+        _refuse_overwriting(out, [path for path in inputs if path is not None])
     device, dtype = find_device(config.device), getattr(torch, config.dtype)
+    first = _read(jobs[0], config)  # what is wrong with it is told before anything is loaded
     _say(f"Loading {config.vae}")
     vae = (load_vae if config.plain else load_harmony_vae)(config.vae, dtype).to(device)
     _say(f"Loading {config.unet}")
@@ -93,38 +126,38 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     if unet.direction != "harmonize":
         raise ValueError(f"{config.unet} must be a UNet of direction 'harmonize', got {unet.direction!r}. Pass a harmonization UNet.")
     detail = chosen_detail(config.detail, None if config.keep_detail else False)
-    steps = config.steps or default_steps(unet, detail)
-    refinement = None
+    steps = config.steps or default_steps(unet, detail, len(seeds))
+    refinement = classifier = None
     if config.refinement is not None:
         _say(f"Loading {config.refinement}")
         refinement = load_refinement(config.refinement, dtype).to(device)
-    with tqdm(total=steps, desc="Sampling", file=sys.stderr) as bar:
-        harmonized = harmonize(
-            vae,
-            unet,
-            composite,
-            mask,
-            steps,
-            config.seed,
-            size=config.size,
-            paste_background=config.paste_background,
-            conditional=not config.plain,
-            detail=detail,
-            strength=config.strength,
-            tile=config.tile,
-            refinement=refinement,
-            progress=lambda done, total: bar.update(),
-        )
-    save_image(harmonized, config.out, image_info(config.composite))
-    _say(f"Wrote {config.out}")
-    height, width = composite.shape[-2:]
+    if len(seeds) > 1:
+        _say(f"Loading {config.classifier}")
+        classifier = load_harmony_classifier(config.classifier).to(device)
+    written = []
+    with tqdm(total=steps * len(jobs), desc="Sampling", file=sys.stderr) as bar:
+        for job, paths in zip(jobs, outs):
+            composite, mask = first if job is jobs[0] else _read(job, config)
+            harmonized = harmonize(
+                vae,
+                unet,
+                composite.expand(len(seeds), -1, -1, -1),
+                mask,
+                steps,
+                seeds,
+                size=config.size or "auto",
+                paste_background=config.paste_background,
+                conditional=not config.plain,
+                detail=detail,
+                strength=config.strength,
+                tile=config.tile,
+                refinement=refinement,
+                progress=lambda done, total: bar.update(),
+            )
+            written.append(_write(job, paths, composite, mask, harmonized, seeds, classifier, config.size or "auto", unet.sizes))
     return {
         "command": "harmonize",
-        "out": str(config.out),
-        "width": width,
-        "height": height,
-        "working_size": list(working_size(height, width, config.size, unet.sizes))[::-1],
-        "foreground": round((mask >= 0.5).float().mean().item(), 6),
+        **(written[0] if config.composite.is_file() else {"out": str(config.out), "images": written}),
         "steps": steps,
         "seed": config.seed,
         "conditional": not config.plain,
@@ -138,7 +171,72 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     }
 
 
-def _refuse_overwriting(out: Path, inputs: tuple[Path, ...]) -> None:
+def _jobs(config: HarmonizeConfig) -> list[Job]:
+    from ..common.files import make_folder
+    from ..common.images import IMAGE_SUFFIXES
+
+    def pictures(folder: Path) -> list[Path]:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+    if not config.composite.is_dir():
+        return [Job(config.composite, config.mask, config.out)]
+    if config.mask is not None and not config.mask.is_dir():
+        raise ValueError(f"mask must be a folder for a folder of composites, got {config.mask}. Pass a folder of masks of the same names.")
+    composites = pictures(config.composite)
+    masks = None if config.mask is None else {path.stem: path for path in pictures(config.mask)}
+    without = [path.name for path in composites if masks is not None and path.stem not in masks]
+    if not composites or without:
+        found = f"none for {len(without)} of {len(composites)}: {', '.join(without[:3])}" if without else "no image at all"
+        raise FileNotFoundError(f"{config.mask or config.composite} must hold a mask for every composite of {config.composite}, got {found}.")
+    make_folder(config.out, "--out")
+    return [Job(path, masks and masks[path.stem], config.out / path.name) for path in composites]
+
+
+def _outs(out: Path, count: int) -> list[Path]:
+    """Where the variants go, best first, and after several their sheet."""
+    more = [*range(2, count + 1), "sheet"] if count > 1 else []
+    return [out, *(out.with_stem(f"{out.stem}-{name}") for name in more)]
+
+
+def _read(job: Job, config: HarmonizeConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    from ..common.images import load_alpha, load_image, load_mask
+    from ..diffusion.mask_edges import edit_mask
+
+    composite, mask = load_image(job.composite), load_alpha(job.composite) if job.mask is None else load_mask(job.mask)
+    return composite, edit_mask(mask, invert=config.invert_mask, grow=config.mask_grow, feather=config.mask_feather)
+
+
+def _write(job: Job, paths: list[Path], composite, mask, harmonized, seeds: list[int], classifier, size, sizes) -> dict[str, Any]:
+    """Write a job's results, and say what they are."""
+    import torch
+
+    from ..classifier import unharmonious_probability
+    from ..common.images import image_info, save_image
+    from ..common.sheets import labelled_sheet
+    from ..diffusion.inference import working_size
+    from ..diffusion.variants import most_harmonious_first, variant_label
+
+    scores = [None] * len(seeds) if classifier is None else unharmonious_probability(classifier, harmonized, mask, batch_size=1).tolist()
+    order = [0] if classifier is None else most_harmonious_first(scores)
+    info = image_info(job.composite)
+    for number, path in zip(order, paths):
+        save_image(harmonized[number], path, info)
+    if len(order) > 1:
+        labels = ["composite", *(variant_label(place, seeds[number], scores[number]) for place, number in enumerate(order, 1))]
+        save_image(labelled_sheet(torch.cat([composite, harmonized[order]]), labels), paths[-1])
+    _say(f"Wrote {', '.join(map(str, paths))}")
+    height, width = composite.shape[-2:]
+    return {
+        "out": str(job.out),
+        "width": width,
+        "height": height,
+        "working_size": list(working_size(height, width, size, sizes))[::-1],
+        "foreground": round((mask >= 0.5).float().mean().item(), 6),
+        "variants": [{"out": str(path), "seed": seeds[number], "unharmonious": scores[number]} for number, path in zip(order, paths)],
+    }
+
+
+def _refuse_overwriting(out: Path, inputs: list[Path]) -> None:
     for path in inputs:
         if out.exists() and path.exists() and out.samefile(path):
             raise ValueError(f"--out must be another file than the inputs, got {out}. Choose another name.")

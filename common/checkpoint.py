@@ -22,6 +22,7 @@ DTYPES = (torch.float16, torch.float32)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHT_SUFFIXES = SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES  # in capitals as well
 METADATA_TENSOR = "diffharmony.metadata"
+PROMPT_KEY = "empty_prompt_embeds"  # of a UNet's file, beside its weights
 PARALLEL_PREFIX = "module."  # what DataParallel puts before every name
 # What a checkpoint is: kind, what errors call it, and how names must begin, each of these some. The first that fits.
 TELLING_NAMES = (

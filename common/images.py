@@ -47,6 +47,18 @@ def load_mask(path: str | os.PathLike) -> torch.Tensor:
     return mask
 
 
+def load_alpha(path: str | os.PathLike) -> torch.Tensor:
+    """The opacity of an image file as a foreground mask: [1, 1, H, W] float32 in [0, 1], 1 where it is opaque.
+
+    Raises: FileNotFoundError, ValueError as load_image; ValueError for an image without transparency.
+    """
+    image = open_image(path)
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        raise ValueError(f"{path} must have transparency where there is no mask, got mode {image.mode}. Pass a mask: white is the foreground.")
+    alpha = image.convert("RGBA").getchannel("A")
+    return torch.from_numpy(np.asarray(alpha, dtype=np.float32) / 255.0)[None, None]
+
+
 def pil_to_tensor(image: Image.Image) -> torch.Tensor:
     """A PIL image as [1, 3, H, W] float32 in [-1, 1]."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1.0

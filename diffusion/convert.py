@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from ..common.checkpoint import open_model, read_checkpoint, require_kind
+from ..common.checkpoint import PROMPT_KEY, open_model, read_checkpoint, require_kind
 from ..common.direction import check_direction
 from ..common.files import check_folder
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
 from ..refinement import load_refinement, save_refinement
-from .unet import PROMPT_FILE, PROMPT_KEY, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
+from .unet import PROMPT_FILE, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
 
 logger = logging.getLogger("diffharmony")
 

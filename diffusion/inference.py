@@ -17,9 +17,10 @@ from ..common.masks import binarize_mask, check_foreground, check_image_and_mask
 from ..harmony_vae.blocks import HarmonyCondition
 from ..harmony_vae.tiles import check_tile
 from ..refinement import HarmonyRefinement, refine
+from .calibration import Calibration
 from .crop import CropOption, planned_crops, stitch_crops
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
-from .transfer import ColourTransform, apply_transform, found_light
+from .transfer import ColourTransform, found_light, transfer_light
 from .unet import empty_prompt_of
 
 logger = logging.getLogger("diffharmony")
@@ -100,16 +101,11 @@ class ConditionedSampler:
         """
         if self._strength == 0:
             return self.original.clone()
-        options = dict(steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
-        if self.detail == "transfer":
-            light = self.light(generators, **options).scaled(self._strength)
-            return apply_transform(light, self.original, self._mask, paste_background=self._paste_background)
-        result = _to_original_size(self._decoded(generators, **options), self._working.image, self.original, self.detail == "change")
-        if self._strength != 1:
-            result = (self.original.float() + self._strength * (result - self.original.float())).clamp(-1, 1)
-        if self._paste_background:
-            return paste(result, self.original, self._mask)
-        return result.to(self.original.dtype)
+        decoded = self._decoded(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
+        return bring_to_size(
+            self.original, self._mask, decoded, detail=self.detail, calibration=getattr(self._unet, "calibration", None),
+            strength=self._strength, paste_background=self._paste_background,
+        )  # fmt: skip
 
     @torch.no_grad()
     def light(self, generators: Sequence[torch.Generator], **options: Any) -> ColourTransform:
@@ -210,12 +206,32 @@ def _check_decoding(vae: AutoencoderKL, conditional: bool | None, tile: int | No
     return conditional
 
 
-def _to_original_size(decoded: torch.Tensor, image: torch.Tensor, original: torch.Tensor, keep_detail: bool) -> torch.Tensor:
-    size = original.shape[-2:]
-    if decoded.shape[-2:] != size and keep_detail and decoded.shape[-1] <= size[-1] and decoded.shape[-2] <= size[-2]:
-        change = resize_values(decoded - image, size).to(original.device)
-        return (original.float() + change).clamp(-1, 1)
-    return resize_image(decoded, size).to(original.device)
+def bring_to_size(
+    original: torch.Tensor,
+    mask: torch.Tensor,
+    decoded: torch.Tensor,
+    *,
+    detail: Detail = DEFAULT_DETAIL,
+    calibration: Calibration | None = None,
+    strength: float = 1.0,
+    paste_background: bool = True,
+) -> torch.Tensor:
+    """What a model made of an image at its working size, as an image of the original's size: in one of three ways, see `harmonize`.
+
+    original: [B, 3, H, W], floating, -1..1. mask: [B or 1, 1, H, W], 0..1. decoded: [B, 3, h, w], -1..1. calibration: as of
+    `transfer_light`. Returns: [B, 3, H, W], the original's dtype and device, -1..1.
+    """
+    if detail == "transfer":
+        return transfer_light(original, mask, decoded, calibration=calibration, strength=strength, paste_background=paste_background)
+    size, inner = original.shape[-2:], decoded.shape[-2:]
+    if inner != size and detail == "change" and inner[0] <= size[0] and inner[1] <= size[1]:
+        change = resize_values(decoded - resize_image(original.to(decoded.device), inner), size).to(original.device)
+        result = (original.float() + change).clamp(-1, 1)
+    else:
+        result = resize_image(decoded, size).to(original.device)
+    if strength != 1:
+        result = (original.float() + strength * (result - original.float())).clamp(-1, 1)
+    return paste(result, original, mask) if paste_background else result.to(original.dtype)
 
 
 def harmonize(
@@ -299,9 +315,10 @@ def _part_of(progress: Progress | None, number: int, count: int) -> Progress | N
     return None if progress is None else lambda done, total: progress(number * total + done, count * total)
 
 
-def default_steps(unet: UNet2DConditionModel, detail: Detail) -> int:
-    """To transfer light, the steps that the UNet's file names (one gives the mean over all that the light may be); else five, SPEC §2."""
-    return getattr(unet, "steps", None) or STEPS if detail == "transfer" else STEPS
+def default_steps(unet: UNet2DConditionModel, detail: Detail, variants: int = 1) -> int:
+    """To transfer light, the steps that the UNet's file names (one gives the mean over all that the light may be); else five, SPEC §2, as
+    for several variants, which would all come to that mean."""
+    return getattr(unet, "steps", None) or STEPS if detail == "transfer" and variants == 1 else STEPS
 
 
 def chosen_detail(detail: Detail | None, keep_detail: bool | None) -> Detail:

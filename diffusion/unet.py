@@ -13,7 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..common import sd_checkpoint
-from ..common.checkpoint import load_strictly, open_model, read_checkpoint, require_kind, write_checkpoint
+from ..common.checkpoint import PROMPT_KEY, load_strictly, open_model, read_checkpoint, require_kind, write_checkpoint
 from ..common.direction import check_direction
 from ..common.files import read_json
 from .calibration import Calibration
@@ -29,7 +29,6 @@ NARROW_CHANNELS = 4  # a text-to-image UNet's
 OUT_CHANNELS = 4
 PROMPT_LENGTH = 77
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-PROMPT_KEY = "empty_prompt_embeds"
 # beside config.json in a diffusers folder that we wrote: the embedding, direction and prediction type
 PROMPT_FILE = "empty_prompt_embeds.safetensors"
 HOW_TO_BAKE = "Bake it in with: diffharmony convert FOLDER --text-encoder FOLDER --tokenizer FOLDER --out FOLDER"

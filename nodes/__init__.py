@@ -47,6 +47,7 @@ from .compositing.compose import ComposeForeground
 from .compositing.crop import CropForeground, StitchForeground
 from .conditioning import HarmonyConditioning
 from .decode import HarmonyVAEDecode, HarmonyVAEDecodeTiled
+from .harmonize_image import HarmonizeImage
 from .loaders import LoadHarmonizationUNet, LoadHarmonyClassifier, LoadHarmonyRefinement, LoadHarmonyVAE, LoadInverseUNet
 from .refine import HarmonyRefine
 from .save_pair import SaveHarmonizationPair
@@ -58,6 +59,7 @@ from .transfer import HarmonyWorkingSize, TransferHarmony
 class DiffHarmonyExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
+            HarmonizeImage,
             ComposeForeground,
             CropForeground,
             StitchForeground,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import comfy.sample
 import comfy.utils
 import torch
 from comfy import model_management
 from comfy_api.latest import io, ui
 
-from .conditioning import condition_sampling
+from .conditioning import condition_sampling, sample_latent
 from .decode import check_harmony_vae, decode_harmonized
-from .loaders import CATEGORY, DIRECTION
+from .loaders import CATEGORY, DIRECTION, facts_of
 
 NODE = "Inverse Candidates"
-SAMPLER, SCHEDULER, CFG = "euler_ancestral", "normal", 1.0
 
 
 def inverse_candidates(
@@ -34,7 +32,7 @@ def inverse_candidates(
     samples = []
     for own_seed in candidate_seeds(seed, count):
         model_management.throw_exception_if_processing_interrupted()
-        samples.append(_sample(model, conditioning, latent["samples"], own_seed, steps, callback=lambda *_: bar.update(1)))
+        samples.append(sample_latent(model, conditioning, latent["samples"], own_seed, steps, callback=lambda *_: bar.update(1)))
     samples = {"samples": torch.cat(samples)}
     return decode_harmonized(samples, vae, image, mask, paste_background=True, node=NODE, progress=bar)
 
@@ -50,19 +48,11 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
     return [candidate_seed(seed, "image", "mask", k) for k in range(count)]
 
 
-def _sample(model, conditioning, latent: torch.Tensor, seed: int, steps: int, callback) -> torch.Tensor:
-    noise = comfy.sample.prepare_noise(latent, seed)
-    quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-    return comfy.sample.sample(
-        model, noise, steps, CFG, SAMPLER, SCHEDULER, conditioning, conditioning, latent, callback=callback, disable_pbar=quiet, seed=seed
-    )
-
-
 def _check_directions(model, conditioning, vae) -> None:
     check_harmony_vae(vae, NODE)
     of_prompt = next((options[DIRECTION] for _, options in conditioning if DIRECTION in options), None)
     for name, found, loader in (
-        ("model", getattr(model.model, DIRECTION, None), "Load Inverse UNet"),
+        ("model", facts_of(model).direction, "Load Inverse UNet"),
         ("empty_prompt", of_prompt, "Load Inverse UNet"),
         ("vae", vae.direction, "Load Harmony-VAE"),
     ):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import comfy.sample
+import comfy.utils
 import torch
 from comfy import model_management
 from comfy_api.latest import io
@@ -16,6 +18,7 @@ from .loaders import CATEGORY, DIRECTION
 logger = logging.getLogger("diffharmony")
 
 LATENT_CHANNELS = 4
+SAMPLER, SCHEDULER, CFG = "euler_ancestral", "normal", 1.0
 
 
 def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tensor):
@@ -42,6 +45,15 @@ def condition_sampling(conditioning, vae, image: torch.Tensor, mask: torch.Tenso
     conditioning = [[embeds, {**options, **values}] for embeds, options in kept]
     empty = torch.zeros(latent.shape, device=model_management.intermediate_device())
     return conditioning, {"samples": empty}
+
+
+def sample_latent(model, conditioning, latent: torch.Tensor, seed: int, steps: int, callback) -> torch.Tensor:
+    """A latent of the host's sampler under what `condition_sampling` made, shaped as its own. callback: called after each step."""
+    noise = comfy.sample.prepare_noise(latent, seed)
+    quiet = not comfy.utils.PROGRESS_BAR_ENABLED
+    return comfy.sample.sample(
+        model, noise, steps, CFG, SAMPLER, SCHEDULER, conditioning, conditioning, latent, callback=callback, disable_pbar=quiet, seed=seed
+    )
 
 
 def _check_vae(vae, conditioning) -> None:

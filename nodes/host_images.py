@@ -40,6 +40,11 @@ def to_image(planes: torch.Tensor) -> torch.Tensor:
     return planes.movedim(1, -1)
 
 
+def to_shown(images: torch.Tensor) -> torch.Tensor:
+    """[B,3,H,W] in -1..1 -> IMAGE [B,H,W,3] of 8-bit values as the host loads them, so that its cutting down to 8 bits gives them back."""
+    return to_image(((images + 1) * 127.5).round() / 255)
+
+
 def mask_for(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """MASK of any size -> a soft mask [B,1,H,W] in 0..1 of the size of an image [B,3,H,W], stretched bilinearly where sizes differ.
 

@@ -21,9 +21,9 @@ CLASSIFIER_MEMORY = 60  # values that ResNet-50 holds at once, per pixel of its 
 REFINEMENT_MEMORY = 20
 
 
-def register_folder(name: str) -> None:
-    """Make models/<name> known to the host, besides what its extra_model_paths.yaml names for it."""
-    folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+def register_folder(name: str, path: Path | None = None) -> None:
+    """Make a folder known to the host, models/<name> where no other is given, besides what its extra_model_paths.yaml names for it."""
+    folder_paths.add_model_folder_path(name, str(path or Path(folder_paths.models_dir) / name))
     paths, _ = folder_paths.folder_names_and_paths[name]
     folder_paths.folder_names_and_paths[name] = (paths, folder_paths.supported_pt_extensions)
 

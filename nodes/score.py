@@ -24,8 +24,7 @@ def score_images(classifier: HostClassifier, images: torch.Tensor, mask: torch.T
         images, mask = same_batch({"images": images, "mask": host_images.mask_for(mask, images)})
     scores = classifier.score(images, mask).tolist()
     sheet = labelled_sheet(images, [f"{index}: {score:.3f}" for index, score in enumerate(scores)])
-    # as the host loads 8 bits, so that its cutting down to 8 bits gives them back
-    return scores, host_images.to_image(((sheet + 1) * 127.5).round() / 255)
+    return scores, host_images.to_shown(sheet)
 
 
 class HarmonyScore(io.ComfyNode):

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..common.images import resize_image
 from ..common.masks import same_batch, warn_if_dull
 from . import host_images
-from .loaders import CALIBRATION, CATEGORY, SIZES
+from .loaders import CATEGORY, facts_of
 
 
 def to_working_size(model, image: torch.Tensor, mask: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,21 +21,21 @@ def to_working_size(model, image: torch.Tensor, mask: torch.Tensor, size: int) -
 
     planes = host_images.to_planes(image)
     mask = host_images.mask_for(mask, planes)
-    wanted = working_size(*planes.shape[-2:], size or None, getattr(model.model, SIZES, ()))
+    wanted = working_size(*planes.shape[-2:], size or None, facts_of(model).sizes)
     resized = resize_image(planes * 2 - 1, wanted)
     return host_images.to_image((resized + 1) / 2).clamp(0, 1), resize_image(mask, wanted)[:, 0].clamp(0, 1)
 
 
 def transfer(
-    image: torch.Tensor, mask: torch.Tensor, harmonized: torch.Tensor, model, strength: float, paste_background: bool
+    image: torch.Tensor, mask: torch.Tensor, harmonized: torch.Tensor, model, strength: float, paste_background: bool, detail: str = "transfer"
 ) -> torch.Tensor:
-    """IMAGE -> IMAGE [B,H,W,3]: the original under the smooth change of light that leads to the harmonized image.
+    """IMAGE -> IMAGE [B,H,W,3]: the original under the smooth change of light that leads to the harmonized image, or as `detail` says.
 
     image: IMAGE [B or 1,H,W,3 or 4], the composite at full size. mask: MASK of any size. harmonized: IMAGE [B,h,w,3], of that shape at any
-    size, decoded without its background pasted. model: the MODEL whose calibration counts, or None.
+    size, decoded without its background pasted. model: the MODEL whose calibration counts, or None. detail: as of `diffusion.harmonize`.
     Raises: ValueError for shapes that do not fit, or a mask without foreground. Source: DESIGN.md, data flow 5.
     """
-    from ..diffusion.transfer import transfer_light
+    from ..diffusion.inference import bring_to_size
 
     planes, result = host_images.to_planes(image), host_images.to_library(harmonized)
     mask = host_images.mask_for(mask, planes)
@@ -48,11 +48,10 @@ def transfer(
             f"harmonized must have the image's shape, {width} x {height} px at any size, got {small_width} x {small_height} px. "
             "Connect what was decoded from this image, or from 'Harmony Working Size' of it."
         )
-    transferred = transfer_light(
-        planes * 2 - 1, mask, result.clamp(-1, 1), calibration=getattr(model.model, CALIBRATION, None) if model is not None else None,
+    relit = bring_to_size(
+        planes * 2 - 1, mask, result.clamp(-1, 1), calibration=facts_of(model).calibration if model is not None else None, detail=detail,
         strength=strength, paste_background=paste_background,
-    )  # fmt: skip
-    relit = ((transferred + 1) / 2).clamp(0, 1)
+    ).add_(1).div_(2).clamp_(0, 1)  # fmt: skip
     kept = mask == 0 if paste_background else torch.zeros_like(mask, dtype=torch.bool)
     # the way to -1..1 and back rounds, and the host cuts 8 bits off
     return host_images.to_image(torch.where(kept if strength else torch.ones_like(kept), planes, relit))

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from ..common.checkpoint import read_checkpoint
+from ..common.checkpoint import PROMPT_KEY, read_checkpoint
 from ..diffusion.convert import WITHOUT_EMBEDDING, encode_empty_prompt
-from ..diffusion.unet import IN_CHANNELS, NARROW_CHANNELS, PROMPT_KEY, attach, load_unet, widen_input
+from ..diffusion.unet import IN_CHANNELS, NARROW_CHANNELS, attach, load_unet, widen_input
 from ..harmony_vae import HarmonyVAE, load_vae
 from .hub import Part, fetch, parse_hub_id
 

@@ -1,8 +1,8 @@
 """Write the workflows of workflows/ from the API-format prompts of tests/host, through ComfyUI's own frontend.
 
-    .venv/bin/python -m diffharmony.tests.browser.author_workflow [harmonize inverse build_dataset]
+    .venv/bin/python -m diffharmony.tests.browser.author_workflow [harmonize harmonize_advanced inverse build_dataset]
 
-Needs Chromium and the tiny models. Also takes out/<name>_workflow.png, pictures of the graphs to look at.
+Needs Chromium. Also takes out/<name>_workflow.png, pictures of the graphs to look at.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
 
 # `graph` holds the last node that `loadApiJson` made; a note exists only in the frontend.
 ARRANGE = """
-async ({api, name, layout, note}) => {
+async ({api, name, layout, note, groups}) => {
   app.loadApiJson(api, name);
   for (const [id, [pos, size, title]] of Object.entries(layout)) {
     const node = app.graph.getNodeById(Number(id));
@@ -35,11 +35,17 @@ async ({api, name, layout, note}) => {
   noteNode.setSize(note.size);
   noteNode.title = note.title;
   noteNode.widgets[0].value = note.text;
+  for (const [title, [x, y, width, height]] of Object.entries(groups)) {
+    const group = new LiteGraph.LGraphGroup(title);
+    group.pos = [x, y];
+    group.size = [width, height];
+    app.graph.add(group);
+  }
   for (const node of app.graph.nodes) {
     const control = node.widgets?.find(w => w.name === 'control_after_generate');
     if (control) control.value = 'fixed';
   }
-  app.canvas.ds.scale = 0.85;
+  app.canvas.ds.scale = Math.min(0.85, 1800 / Math.max(...app.graph.nodes.map(node => node.pos[0] + node.size[0])));
   app.canvas.ds.offset = [60, 80];
   return app.graph.serialize();
 }
@@ -62,7 +68,7 @@ def author(server: ComfyServer, name: str) -> Path:
     api, numbers = numbered(example.prompt())
     layout = {numbers[node]: place for node, place in example.layout.items()}
     with open_frontend(server.url, needs=example.needs) as page:
-        workflow = page.evaluate(ARRANGE, {"api": api, "name": name, "layout": layout, "note": dataclasses.asdict(example.note)})
+        workflow = page.evaluate(ARRANGE, {"api": api, "name": name, "layout": layout, "note": dataclasses.asdict(example.note), "groups": example.groups})
         page.wait_for_timeout(3000)
         (REPOSITORY / "out").mkdir(exist_ok=True)
         page.screenshot(path=REPOSITORY / "out" / f"{name}_workflow.png")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
-from diffharmony.tests.host.prompts import Prompt, transferred
-from diffharmony.tests.made.inverse_prompts import build_dataset, inverse
+from diffharmony.tests.host.comfy_server import PAINTED
+from diffharmony.tests.host.prompts import TINY, Prompt, in_one, transferred
+from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER, TINY_INVERSE, build_dataset, inverse
 
 # (position, size, title or None for the node's own)
 Place = tuple[tuple[int, int], tuple[int, int], str | None]
@@ -28,6 +30,7 @@ class Example:
     layout: dict[str, Place]
     note: Note
     needs: str  # the node type without which the frontend cannot show it
+    groups: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)  # title -> x, y, width, height
 
 
 LOADED = {
@@ -39,36 +42,62 @@ LOADED = {
 
 EXAMPLES = {
     "harmonize": Example(
-        prompt=transferred,
+        prompt=partial(in_one, composite=f"{PAINTED}.png", mask=None),
+        needs="DiffHarmonyHarmonizeImage",
+        layout={
+            "composite": ((40, 80), (320, 380), "Picture and painted mask"),
+            "harmonize": ((420, 80), (420, 660), None),
+            "conditional": ((900, 80), (420, 420), "Harmonized image"),
+        },
+        note=Note(
+            pos=(40, 510),
+            size=(320, 230),
+            text=(
+                "1. Load a picture with an object pasted into it.\n"
+                "2. Right-click it, **Open in MaskEditor**, paint over the object, save. What is painted is white in the mask: that is the "
+                "foreground, which is relit.\n"
+                "3. Queue. **Harmonize Image** shows before and after; everything outside the mask stays as it is.\n\n"
+                "Too much, too little: *strength*. Undecided: *variants* (advanced inputs). The models are small ones that come with "
+                "DiffHarmony until others lie in your model folders: choose them in *models*."
+            ),
+        ),
+    ),
+    "harmonize_advanced": Example(
+        prompt=partial(transferred, **TINY),
         needs="DiffHarmonyTransfer",
         layout={
             "composite": ((40, 80), (300, 330), "Composite image"),
-            "mask": ((40, 460), (300, 350), "Foreground mask (white = foreground)"),
-            "vae": ((380, 80), (330, 60), None),
-            "unet": ((380, 190), (330, 80), None),
-            "working": ((380, 320), (330, 130), None),
-            "conditioning": ((750, 80), (260, 110), None),
-            "sampler": ((1050, 80), (290, 270), None),
-            "decode": ((1380, 80), (270, 130), None),
-            "transfer": ((1380, 270), (270, 170), None),
-            "conditional": ((1690, 80), (380, 380), "Harmonized image"),
+            "mask": ((40, 470), (300, 350), "Foreground mask (white = foreground)"),
+            "vae": ((400, 80), (340, 60), None),
+            "unet": ((400, 200), (340, 80), None),
+            "working": ((400, 470), (340, 130), None),
+            "conditioning": ((800, 80), (290, 110), None),
+            "sampler": ((1130, 80), (290, 270), None),
+            "decode": ((1460, 80), (290, 130), None),
+            "transfer": ((1460, 470), (290, 170), None),
+            "conditional": ((1800, 80), (420, 560), "Harmonized image"),
+        },
+        groups={
+            "1 Composite and mask": (20, 0, 340, 840),
+            "2 Models": (380, 0, 380, 300),
+            "3 Down to the size of the model": (380, 390, 380, 230),
+            "4 Harmonize at that size": (780, 0, 990, 370),
+            "5 The light, at full size": (1440, 390, 330, 270),
         },
         note=Note(
-            pos=(380, 510),
-            size=(630, 220),
+            pos=(800, 690),
+            size=(620, 150),
+            title="What Harmonize Image does, step by step",
             text=(
-                "**Harmonize a composite image**\n\n"
-                "1. Load the composite image (a foreground pasted on a background) and its mask. In the mask, white is the foreground.\n"
-                "2. Queue. The foreground is relit to match the background; everything outside the mask stays as it is.\n\n"
-                "The model works at the size that it was trained at (**Harmony Working Size**); **Transfer Harmony** gives the light that it "
-                "found to the full-size image, whose detail stays. *strength* makes the change weaker or stronger.\n\n"
-                "The KSampler settings belong to the model: *euler_ancestral*, *normal*, cfg 1, denoise 1; the bundled tiny model finds "
-                "light best in 1 step, the paper samples in 5."
+                "In the mask white is the foreground. The model works at the size that it was trained at (3, 4); **Transfer Harmony** gives the "
+                "light that it found to the full-size image, whose detail stays (5).\n\n"
+                "The KSampler's settings belong to the model: *euler_ancestral*, *normal*, cfg 1, denoise 1; the bundled tiny model finds light "
+                "best in 1 step, the paper samples in 5."
             ),
         ),
     ),
     "inverse": Example(
-        prompt=inverse,
+        prompt=partial(inverse, **TINY_INVERSE),
         needs="DiffHarmonyInverseCandidates",
         layout={
             **LOADED,
@@ -87,7 +116,7 @@ EXAMPLES = {
         ),
     ),
     "build_dataset": Example(
-        prompt=build_dataset,
+        prompt=partial(build_dataset, TINY_CLASSIFIER, **TINY_INVERSE),
         needs="DiffHarmonySaveHarmonizationPair",
         layout={
             **LOADED,

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m diffharmony.tests.browser.template_pictures
 
-harmonize.jpg is made by `demo.py --template-picture`.
+harmonize.jpg and harmonize_advanced.jpg are made by `demo.py --template-pictures`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffharmony.tests.host.comfy_client import run_prompt
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
-from diffharmony.tests.made.inverse_prompts import build_dataset
+from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER, TINY_INVERSE, build_dataset
 
 STRIPS = 4
 STRIP = 192, 320  # width, height
@@ -42,7 +42,7 @@ def strips(real: np.ndarray, candidates: list[np.ndarray], mask: np.ndarray) -> 
 def main() -> None:
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         server.add_demo()
-        result = run_prompt(server.url, build_dataset())
+        result = run_prompt(server.url, build_dataset(TINY_CLASSIFIER, **TINY_INVERSE))
     mask = np.asarray(Image.open(REPOSITORY / "assets" / "demo" / "mask.png").convert("L")) > 127
     real = np.asarray(Image.open(REPOSITORY / "assets" / "demo" / "real.png").convert("RGB"))
     sheet = Image.fromarray(result.images["sheet"][0])

@@ -25,9 +25,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "diffharmony"
 VERSIONS = ("0.30.0", "0.18.2")
-# The tiny family: name -> folder of models/.
-TINY_MODELS = {"harmony_vae": "vae", "harmonization_unet": "diffusion_models"}
-TINY_INVERSE_MODELS = {"inverse_harmony_vae": "vae", "inverse_unet": "diffusion_models", "harmony_classifier": "harmony_classifiers"}
+PAINTED = "composite_with_mask"  # a picture's name
 START_SECONDS = 180
 STOP_SECONDS = 10
 
@@ -55,6 +53,15 @@ def find_host(version: str = VERSIONS[0]) -> Host:
         return Host("of COMFYUI_PATH", Path(own).expanduser(), Path(os.environ.get("COMFYUI_PYTHON", sys.executable)))
     environment = ".venv" if version == VERSIONS[0] else f".venv-{version}"
     return Host(version, REPOSITORY / ".host" / version, REPOSITORY / environment / "bin" / "python")
+
+
+def save_painted(composite: Path, mask: Path, out: Path) -> None:
+    """Write a composite as the mask editor does: what was painted, the mask's white, is transparent."""
+    from PIL import Image, ImageOps
+
+    painted = Image.open(composite).convert("RGB")
+    painted.putalpha(ImageOps.invert(Image.open(mask).convert("L")))
+    painted.save(out)
 
 
 class ComfyServer:
@@ -108,19 +115,10 @@ class ComfyServer:
         return name
 
     def add_demo(self) -> None:
-        """Make the tiny models, the inverse ones where they are there, and the demo's pictures available, under the names that the
-        workflows have.
-
-        Raises: RuntimeError when the tiny models are not there.
-        """
-        for name, folder in {**TINY_MODELS, **TINY_INVERSE_MODELS}.items():
-            path = REPOSITORY / "assets" / "tiny" / f"{name}.safetensors"
-            if path.is_file():
-                self.add_model(folder, path)
-            elif name in TINY_MODELS:
-                raise RuntimeError(f"the tiny models must be there, but {path.relative_to(REPOSITORY)} is not. Run: make tiny")
+        """Make the demo's pictures available, under the names that the workflows have. The tiny models are there by themselves."""
         for picture in sorted((REPOSITORY / "assets" / "demo").glob("*.png")):
             self.add_input(picture)
+        save_painted(*(self.base / "input" / f"{name}.png" for name in ("composite", "mask", PAINTED)))
 
     def __enter__(self) -> ComfyServer:
         missing = self.host.missing()

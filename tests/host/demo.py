@@ -29,7 +29,7 @@ def harmonize(seed: int) -> dict[str, np.ndarray]:
     """Run the workflow in a ComfyUI of its own; pictures [H,W,3] uint8 by the name that their panel has."""
     with ComfyServer(REPOSITORY / ".cache" / "demo") as server:
         server.add_demo()
-        result = run_prompt(server.url, prompts.transferred(seed=seed))
+        result = run_prompt(server.url, prompts.in_one(seed=seed))
     pictures = {name: np.asarray(Image.open(PICTURES / f"{name}.png").convert("RGB")) for name in ("composite", "mask", "real")}
     pictures[HARMONIZED] = result.images["conditional"][0]
     return pictures
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--template-picture", type=Path, help="also write the picture of workflows/harmonize.json there")
+    parser.add_argument("--template-pictures", action="store_true", help="also write those of workflows/harmonize.json and harmonize_advanced.json")
     arguments = parser.parse_args()
     print("Starting a headless ComfyUI and harmonizing assets/demo/composite.png ...", flush=True)
     started = time.monotonic()
@@ -69,8 +69,9 @@ def main() -> None:
     sheet = arguments.out / "before_after.png"
     draw_panels(pictures, ["composite", "mask", HARMONIZED, "real"]).save(sheet)
     Image.fromarray(pictures[HARMONIZED]).save(arguments.out / "harmonized.png")
-    if arguments.template_picture:
-        split(pictures["composite"], pictures[HARMONIZED]).save(arguments.template_picture, quality=92)
+    if arguments.template_pictures:
+        split(pictures["composite"], pictures[HARMONIZED]).save(REPOSITORY / "workflows" / "harmonize.jpg", quality=92)
+        draw_panels(pictures, ["composite", "mask", HARMONIZED]).save(REPOSITORY / "workflows" / "harmonize_advanced.jpg", quality=92)
 
     print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'against the real photograph':30}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
     for name in ("composite", HARMONIZED):

@@ -65,6 +65,26 @@ def transferred(**options: Any) -> Prompt:
     )  # fmt: skip
 
 
+BUNDLED = " (bundled tiny)"
+TINY = {"vae": "harmony_vae.safetensors" + BUNDLED, "unet": "harmonization_unet.safetensors" + BUNDLED}  # options of `harmonize`
+
+
+def in_one(composite: str = "composite.png", mask: str | None = "mask.png", models: str = "tiny (bundled)", seed: int = 0, **widgets: Any) -> Prompt:
+    """Composite and mask -> `conditional`, all by Harmonize Image. mask None: what is painted on the composite."""
+    defaults = {
+        "strength": 1.0, "detail": "transfer", "working_size": 0, "steps": 0, "variants": 1, "mask_grow": 0, "mask_feather": 0,
+        "invert_mask": False, "paste_background": True,
+    }  # fmt: skip
+    return {
+        "composite": node("LoadImage", image=composite),
+        **({} if mask is None else {"mask": node("LoadImageMask", image=mask, channel="red")}),
+        "harmonize": node(
+            "DiffHarmonyHarmonizeImage", image=["composite", 0], mask=["composite", 1] if mask is None else ["mask", 0], models=models, seed=seed, **{**defaults, **widgets}
+        ),
+        "conditional": node("SaveImage", images=["harmonize", 0], filename_prefix="harmonized"),
+    }
+
+
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 

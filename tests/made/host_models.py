@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diffharmony.tests.host.comfy_server import PAINTED, save_painted
+
 WIDTHS = (32, 32, 64, 96)
 HEIGHT, WIDTH = 96, 128
 
@@ -61,6 +63,7 @@ def make_pictures(folder: Path) -> None:
     Image.fromarray(_picture(generator, 75, 101)).save(folder / "odd.png")
     Image.fromarray(_ellipse(75, 101)).save(folder / "odd_mask.png")
     Image.fromarray(mask).save(folder / "mask.png")
+    save_painted(folder / "composite.png", folder / "mask.png", folder / f"{PAINTED}.png")
     Image.fromarray(mask).resize((37, 51), Image.Resampling.BILINEAR).save(folder / "small_mask.png")
     Image.fromarray(np.zeros_like(mask)).save(folder / "empty_mask.png")
     Image.fromarray(np.full_like(mask, 255)).save(folder / "full_mask.png")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from diffharmony.tests.host.prompts import Prompt, node
+from diffharmony.tests.host.prompts import BUNDLED, Prompt, node
+
+TINY_INVERSE = {"vae": "inverse_harmony_vae.safetensors" + BUNDLED, "unet": "inverse_unet.safetensors" + BUNDLED}  # options of `inverse`
+TINY_CLASSIFIER = "harmony_classifier.safetensors" + BUNDLED
 
 
 def inverse(

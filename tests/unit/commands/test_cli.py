@@ -110,7 +110,60 @@ def test_options_reach_the_model(here, capsys):
     assert not np.array_equal(images[0][background], images[2][background])
 
 
+def test_variants_are_written_most_harmonious_first_with_a_sheet(here, capsys):
+    arguments = ["composite.png", "mask.png", "--out", "v.png", "--variants", "3", "--mask-grow", "2", "--mask-feather", "2", "--json", *MODELS]
+    assert main(["harmonize", *arguments]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["out"] for one in report["variants"]] == ["v.png", "v-2.png", "v-3.png"]
+    scores = [one["unharmonious"] for one in report["variants"]]
+    assert scores == sorted(scores) and report["steps"] == 5 and Path("v-sheet.png").is_file()
+    images = [np.asarray(Image.open(one["out"])) for one in report["variants"]]
+    assert len({image.tobytes() for image in images}) == 3
+    first = next(one for one in report["variants"] if one["seed"] == 0)
+    single = [argument if argument != "3" else "1" for argument in arguments]
+    assert main(["harmonize", *single, "--steps", "5", "--out", "one.png"]) == 0
+    assert np.abs(np.asarray(Image.open("one.png")).astype(int) - np.asarray(Image.open(first["out"]))).max() <= 1
+
+
+def test_a_black_foreground_and_one_by_transparency_are_the_same(here):
+    composite, mask = Image.open("composite.png"), Image.open("mask.png")
+    Image.fromarray(255 - np.asarray(mask)).save("black.png")
+    composite.putalpha(mask)
+    composite.save("cutout.png")
+    for name, arguments in {"s": ("composite.png", "mask.png"), "b": ("composite.png", "black.png", "--invert-mask"), "t": ("cutout.png",)}.items():
+        assert main(["harmonize", *arguments, "--out", f"same_{name}.png", *MODELS]) == 0
+    straight, black, transparent = (np.asarray(Image.open(f"same_{name}.png")) for name in "sbt")
+    assert np.array_equal(straight, black) and np.array_equal(straight, transparent)
+
+
+def test_a_folder_of_composites(here, capsys):
+    for folder, name in (("composites", "composite.png"), ("masks", "mask.png")):
+        Path(folder).mkdir()
+        for stem in "ab":
+            Image.open(name).save(Path(folder) / f"{stem}.png")
+    assert main(["harmonize", "composites", "masks", "--out", "harmonized", "--json", *MODELS]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert sorted(path.name for path in Path("harmonized").iterdir()) == ["a.png", "b.png"]
+    assert [Path(one["out"]).name for one in report["images"]] == ["a.png", "b.png"]
+    Path("masks/b.png").unlink()
+    for arguments, message in (
+        (("composites", "masks"), "masks must hold a mask for every composite of composites, got none for 1 of 2: b.png"),
+        (("composites", "mask.png"), "mask must be a folder for a folder of composites, got mask.png"),
+        (("composites",), "must have transparency where there is no mask"),
+    ):
+        assert main(["harmonize", *arguments, "--out", "refused", *MODELS]) == 1
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert main(["harmonize", "composites", "masks", "--out", "composites", *MODELS]) == 1
+
+
+def test_a_working_size_beyond_the_image_warns(here, caplog):
+    assert main(["harmonize", "composite.png", "mask.png", "--out", "large.png", "--working-size", "96", *MODELS]) == 0
+    assert "The working size 96 x 69 px enlarges the image of 70 x 50 px" in caplog.text
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
+    (("composite.png", "mask.png", "--out", "x.png", "--variants", "9"), "variants must be a whole number in 1..8, got 9"),
+    (("composite.png", "mask.png", "--out", "x.png", "--mask-grow", "300"), "mask grow must be a whole number of pixels in -256..256"),
     (("nowhere.png", "mask.png", "--out", "x.png"), "image 'nowhere.png' must exist"),
     (("composite.png", "mask.png", "--out", "no/x.png"), "folder of 'x.png' must exist"),
     (("composite.png", "mask.png", "--out", "x.txt"), "must end in"),
@@ -144,7 +197,7 @@ def test_wrong_usage_exits_with_2(work):
     assert run(folder=work).returncode == 2
     unknown = run("harmonise", folder=work)
     assert unknown.returncode == 2 and "command must be one of" in unknown.stderr
-    assert run("harmonize", "composite.png", folder=work).returncode == 2
+    assert run("harmonize", "composite.png", "mask.png", folder=work).returncode == 2
     assert run("harmonize", "composite.png", "mask.png", "--out", "x.png", "--dtype", "int8", folder=work).returncode == 2
 
 
