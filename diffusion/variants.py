@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..common.hashing import hash64
+from ..common.text import hash64
 
 MOST_VARIANTS = 8
 
