@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import comfy.utils
@@ -12,7 +13,7 @@ from comfy_execution.graph_utils import GraphBuilder
 
 from ..common.direction import require_direction
 from ..common.images import resize_image, resize_mask
-from ..common.masks import check_foreground, same_batch
+from ..common.masks import THRESHOLD, check_foreground, same_batch, warn_if_dull
 from ..diffusion.mask_edges import LARGEST_REACH, edit_mask
 from ..diffusion.model_files import Pair, pairs
 from ..diffusion.variants import MOST_VARIANTS, most_harmonious_first, variant_label, variant_seeds
@@ -23,7 +24,7 @@ from .loaders import (
     CATEGORY, CLASSIFIERS, UNETS, VAES, Classifier, LoadHarmonizationUNet, LoadHarmonyClassifier, LoadHarmonyVAE, bundled_files,
     empty_prompt, facts_of, own_files,
 )  # fmt: skip
-from .transfer import to_working_size, transfer
+from .transfer import to_working_size, transfer, with_exact_background
 
 NODE = "Harmonize Image"
 NODE_ID = "DiffHarmonyHarmonizeImage"
@@ -46,9 +47,11 @@ class Harmonized(NamedTuple):
 
 def harmonize_image(
     model, vae, classifier, image: torch.Tensor, mask: torch.Tensor, *, seed: int, strength: float, detail: str, size: int, steps: int,
-    variants: int, paste_background: bool,
+    variants: int, paste_background: bool, smoothing: float = 0.0,
 ) -> Harmonized:  # fmt: skip
     """Harmonize composites of any size. image: IMAGE [B,H,W,3 or 4]. mask: MASK [B or 1,H,W], soft edges blend.
+
+    smoothing: over how many frames the light is averaged, where the images are a video's; see `diffusion.frames`. 0: each by itself.
 
     classifier: a HostClassifier that says which variant comes first, or None: they stay in their order. steps: 0 is what the model's file
     says. size: as of `to_working_size`. The rest: as of `diffusion.harmonize`. The image is encoded once for all variants.
@@ -65,16 +68,58 @@ def harmonize_image(
     require_direction(vae, "harmonize", "harmony_vae")
     seeds = variant_seeds(seed, variants)
     steps = steps or default_steps(facts, detail, variants)
-    inner, inner_mask = to_working_size(model, image, mask, size)
-    conditioning, latent = condition_sampling(empty_prompt(facts), vae, inner, inner_mask)
-    bar = comfy.utils.ProgressBar(variants * (steps + latent["samples"].shape[0]))
-    results = []
-    for own_seed in seeds:
-        model_management.throw_exception_if_processing_interrupted()
-        samples = sample_latent(model, conditioning, latent["samples"], own_seed, steps, callback=lambda *_: bar.update(1))
-        decoded = decode_harmonized({"samples": samples}, vae, inner, inner_mask, paste_background=False, node=NODE, progress=bar)
-        results.append(transfer(image, mask, decoded, model, strength, paste_background, detail))
+    if smoothing:
+        if detail != "transfer" or variants != 1:
+            raise ValueError(f"{NODE}: smoothing must be 0 for detail {detail!r} and {variants} variants, got {smoothing:g}. Choose transfer and 1.")
+        images = _harmonize_frames(model, vae, image, mask, seed, strength, size, steps, smoothing, paste_background)
+        return _in_order(image[:1], mask[:1], [images[:1]], seeds, None)._replace(images=images)
+    bar = comfy.utils.ProgressBar(variants * (steps + max(len(image), len(mask))))
+    results = [
+        transfer(image, mask, decoded, model, strength, paste_background, detail)
+        for decoded in _sampled(model, vae, image, mask, size, seeds, steps, bar)
+    ]
     return _in_order(image, mask, results, seeds, classifier)
+
+
+def _sampled(model, vae, image: torch.Tensor, mask: torch.Tensor, size: int, seeds: list[int], steps: int, bar) -> Iterator[torch.Tensor]:
+    """What the models make of IMAGE and MASK for each seed: IMAGE [B,h,w,3], of the working size."""
+    inner, inner_mask = to_working_size(model, image, mask, size)
+    conditioning, latent = condition_sampling(empty_prompt(facts_of(model)), vae, inner, inner_mask)
+    for seed in seeds:
+        model_management.throw_exception_if_processing_interrupted()
+        samples = sample_latent(model, conditioning, latent["samples"], seed, steps, callback=lambda *_: bar.update(1))
+        yield decode_harmonized({"samples": samples}, vae, inner, inner_mask, paste_background=False, node=NODE, progress=bar)
+
+
+def _harmonize_frames(
+    model, vae, image: torch.Tensor, mask: torch.Tensor, seed: int, strength: float, size: int, steps: int, smoothing: float,
+    paste_background: bool,
+) -> torch.Tensor:  # fmt: skip
+    """IMAGE [B,H,W,3] of a video's frames, one after the other, as `diffusion.frames.harmonize_frames` does it."""
+    from ..diffusion.frames import smoothed
+    from ..diffusion.transfer import apply_transform, found_light
+
+    planes = host_images.to_planes(image)
+    masks = host_images.mask_for(mask, planes)
+    planes, masks = same_batch({"image": planes, "mask": masks})
+    warn_if_dull(masks)
+    bar = comfy.utils.ProgressBar(len(planes) * (steps + 1))
+    lights = []
+    for frame, frame_mask in zip(planes.split(1), masks.split(1)):
+        if not (frame_mask >= THRESHOLD).any():
+            lights.append(None)
+            continue
+        (decoded,) = _sampled(model, vae, host_images.to_image(frame), frame_mask[:, 0], size, [seed], steps, bar)
+        result = host_images.to_library(decoded).clamp(-1, 1)
+        lights.append(found_light(frame * 2 - 1, frame_mask, result, facts_of(model).calibration))
+    images = host_images.to_image(planes).clone()
+    for index, light in enumerate(lights):
+        if light is not None:
+            one, one_mask = planes[index : index + 1], masks[index : index + 1]
+            light = smoothed(lights, index, smoothing).scaled(strength)
+            relit = apply_transform(light, one * 2 - 1, one_mask, paste_background=paste_background).add_(1).div_(2).clamp_(0, 1)
+            images[index : index + 1] = with_exact_background(one, relit, one_mask, strength, paste_background)
+    return images
 
 
 def _in_order(image: torch.Tensor, mask: torch.Tensor, results: list[torch.Tensor], seeds: list[int], classifier) -> Harmonized:
@@ -205,6 +250,11 @@ class HarmonizeImage(io.ComfyNode):
                     "paste_background", default=True, advanced=True,
                     tooltip="Keep the image's own pixels outside the mask, so that only the foreground changes.",
                 ),
+                io.Float.Input(
+                    "smoothing", default=0.0, min=0.0, max=100.0, step=1.0, advanced=True,
+                    tooltip="For a video's frames: over how many of them the light is averaged, so that it does not flicker; 8 is a good "
+                    "start. 0 = each image by itself.",
+                ),
                 io.Model.Input("model", optional=True, tooltip="A UNet of Load Harmonization UNet, in place of that of models."),
                 io.Vae.Input("harmony_vae", optional=True, tooltip="A Harmony-VAE of Load Harmony-VAE, in place of that of models."),
                 Classifier.Input(
@@ -225,11 +275,12 @@ class HarmonizeImage(io.ComfyNode):
     @classmethod
     def execute(
         cls, image, models=TINY_PAIR, seed=0, strength=1.0, detail="transfer", working_size=0, steps=0, variants=1, mask_grow=0, mask_feather=0,
-        invert_mask=False, paste_background=True, mask=None, model=None, harmony_vae=None, classifier=None,
+        invert_mask=False, paste_background=True, smoothing=0.0, mask=None, model=None, harmony_vae=None, classifier=None,
     ) -> io.NodeOutput:  # fmt: skip
         foreground = foreground_of(image, mask, invert=invert_mask, grow=mask_grow, feather=mask_feather)
         options = {
             "seed": seed, "strength": strength, "detail": detail, "steps": steps, "variants": variants, "paste_background": paste_background,
+            "smoothing": smoothing,
         }  # fmt: skip
         loaders = _missing(models, model, harmony_vae, classifier, variants)
         if loaders:

@@ -52,8 +52,12 @@ def transfer(
         planes * 2 - 1, mask, result.clamp(-1, 1), calibration=facts_of(model).calibration if model is not None else None, detail=detail,
         strength=strength, paste_background=paste_background,
     ).add_(1).div_(2).clamp_(0, 1)  # fmt: skip
+    return with_exact_background(planes, relit, mask, strength, paste_background)
+
+
+def with_exact_background(planes: torch.Tensor, relit: torch.Tensor, mask: torch.Tensor, strength: float, paste_background: bool) -> torch.Tensor:
+    """IMAGE [B,H,W,3] of [B,3,H,W], 0..1, with what did not change as it was: the way to -1..1 and back rounds, and the host cuts 8 bits off."""
     kept = mask == 0 if paste_background else torch.zeros_like(mask, dtype=torch.bool)
-    # the way to -1..1 and back rounds, and the host cuts 8 bits off
     return host_images.to_image(torch.where(kept if strength else torch.ones_like(kept), planes, relit))
 
 

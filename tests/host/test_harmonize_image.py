@@ -77,6 +77,16 @@ def test_the_other_ways_to_full_size(run, made, detail):
     assert difference(found, expected) <= TOLERANCE
 
 
+def test_frames_of_a_video_are_lit_alike(run):
+    alone = run(in_one(models=OWN_PAIR, seed=5)).images["conditional"][0]
+    clip = added(changed(in_one(models=OWN_PAIR, seed=5, smoothing=8.0), harmonize={"image": ["clip", 0]}), clip=node("RepeatImageBatch", image=["composite", 0], amount=3))
+    frames = run(clip).images["conditional"]
+    assert len(frames) == 3 and all(np.array_equal(frame, frames[0]) for frame in frames)
+    assert difference(frames[0], alone) <= 1
+    with pytest.raises(PromptFailed, match="smoothing must be 0 for detail 'change' and 1 variants, got 8"):
+        run(changed(clip, harmonize={"detail": "change"}))
+
+
 def test_the_mask_of_load_image_will_do(server, run, demo):
     """As the mask editor saves it: what is painted is transparent, and white in the mask."""
     save_painted(DEMO / "composite.png", DEMO / "mask.png", server.base / "input" / "painted.png")

@@ -39,7 +39,7 @@ def test_new_images_are_less_often_worse_and_nearer():
     unshrunk = sum(record.error**2 for record in fresh)
     assert squared_error(fresh, calibration) < 1.05 * unshrunk
     small = [record for record in fresh if record.true < 5]
-    assert squared_error(small, calibration) < 0.2 * sum(record.error**2 for record in small)
+    assert squared_error(small, calibration) < 0.3 * sum(record.error**2 for record in small)
 
 
 def test_a_perfect_model_is_left_alone():
