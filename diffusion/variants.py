@@ -16,7 +16,8 @@ def variant_seeds(seed: int, count: int) -> list[int]:
     """
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_VARIANTS:
         raise ValueError(f"variants must be a whole number in 1..{MOST_VARIANTS}, got {count!r}. 3 show what may come.")
-    return [seed] + [hash64("variant", seed, number) % 2**63 for number in range(1, count)]
+    # short, so that it can be typed, and a browser's numbers hold it
+    return [seed] + [hash64("variant", seed, number) % 2**32 for number in range(1, count)]
 
 
 def most_harmonious_first(probabilities: Sequence[float]) -> list[int]:

@@ -53,7 +53,7 @@ def types_in(picture: Path) -> set[str]:
     return {node["type"] for node in json.loads(Image.open(picture).info["workflow"])["nodes"]}
 
 
-@pytest.mark.parametrize(("name", "prefix", "count"), [("harmonize", "harmonized", 1), ("inverse", "candidate", 10)])
+@pytest.mark.parametrize(("name", "prefix", "count"), [("harmonize", "harmonized", 1), ("harmonize_advanced", "harmonized", 1), ("inverse", "candidate", 10)])
 def test_the_example_opens_runs_and_is_what_tests_and_demo_queue(server, page, name, prefix, count):
     saved = server.base / "output"
     before = set(saved.glob(f"{prefix}*.png"))
