@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -75,6 +76,9 @@ class HarmonizeConfig:
     """--no-keep-detail is the former name of --detail decoded."""
     strength: float = 1.0
     """How much of the change, 0 to 2; 0 gives the composite."""
+    smoothing: float = 0.0
+    """For a folder of a video's frames, in the order of their names: over how many of them the light is averaged, so that it does not
+    flicker; 8 is a good start. 0: each image by itself."""
     tile: int | None = None
     """Decode in tiles of this many pixels, for large images on small machines. Encoding and sampling still take the whole
     image: lower --size for those."""
@@ -118,7 +122,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
         check_image_path(out)
         _refuse_overwriting(out, [path for path in inputs if path is not None])
     device, dtype = find_device(config.device), getattr(torch, config.dtype)
-    first = _read(jobs[0], config)  # what is wrong with it is told before anything is loaded
+    first = _read(jobs[0], config, empty=bool(config.smoothing))  # what is wrong with it is told before anything is loaded
     _say(f"Loading {config.vae}")
     vae = (load_vae if config.plain else load_harmony_vae)(config.vae, dtype).to(device)
     _say(f"Loading {config.unet}")
@@ -126,6 +130,8 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     if unet.direction != "harmonize":
         raise ValueError(f"{config.unet} must be a UNet of direction 'harmonize', got {unet.direction!r}. Pass a harmonization UNet.")
     detail = chosen_detail(config.detail, None if config.keep_detail else False)
+    if config.smoothing and (detail != "transfer" or len(seeds) > 1):
+        raise ValueError(f"smoothing must be 0 for detail {detail} and {len(seeds)} variants, got {config.smoothing:g}. Choose transfer and 1.")
     steps = config.steps or default_steps(unet, detail, len(seeds))
     refinement = classifier = None
     if config.refinement is not None:
@@ -134,6 +140,8 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     if len(seeds) > 1:
         _say(f"Loading {config.classifier}")
         classifier = load_harmony_classifier(config.classifier).to(device)
+    if config.smoothing:
+        return _report(config, unet, _write_frames(config, jobs, outs, vae, unet, steps, refinement), steps, detail, device)
     written = []
     with tqdm(total=steps * len(jobs), desc="Sampling", file=sys.stderr) as bar:
         for job, paths in zip(jobs, outs):
@@ -155,6 +163,10 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
                 progress=lambda done, total: bar.update(),
             )
             written.append(_write(job, paths, composite, mask, harmonized, seeds, classifier, config.size or "auto", unet.sizes))
+    return _report(config, unet, written, steps, detail, device)
+
+
+def _report(config: HarmonizeConfig, unet, written: list[dict[str, Any]], steps: int, detail: str, device) -> dict[str, Any]:
     return {
         "command": "harmonize",
         **(written[0] if config.composite.is_file() else {"out": str(config.out), "images": written}),
@@ -169,6 +181,37 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
         "device": str(device),
         "dtype": config.dtype,
     }
+
+
+@dataclass(frozen=True)
+class _Frames(Sequence):
+    """The frames' images and masks, read when asked for."""
+
+    jobs: list[Job]
+    config: HarmonizeConfig
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return _read(self.jobs[index], self.config, empty=True)
+
+
+def _write_frames(config: HarmonizeConfig, jobs: list[Job], outs: list[list[Path]], vae, unet, steps: int, refinement) -> list[dict[str, Any]]:
+    from tqdm import tqdm
+
+    from ..diffusion.frames import harmonize_frames
+
+    written, frames = [], _Frames(jobs, config)
+    with tqdm(total=len(jobs), desc="Finding the light", unit="frame", file=sys.stderr) as bar:
+        found = harmonize_frames(
+            vae, unet, frames, smoothing=config.smoothing, seed=config.seed, steps=steps, strength=config.strength,
+            paste_background=config.paste_background, size=config.size or "auto", conditional=not config.plain, tile=config.tile,
+            refinement=refinement, progress=lambda done, total: bar.update(),
+        )  # fmt: skip
+        for index, harmonized in enumerate(found):
+            written.append(_write(jobs[index], outs[index], *frames[index], harmonized, [config.seed], None, config.size or "auto", unet.sizes))
+    return written
 
 
 def _jobs(config: HarmonizeConfig) -> list[Job]:
@@ -198,11 +241,11 @@ def _outs(out: Path, count: int) -> list[Path]:
     return [out, *(out.with_stem(f"{out.stem}-{name}") for name in more)]
 
 
-def _read(job: Job, config: HarmonizeConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def _read(job: Job, config: HarmonizeConfig, empty: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     from ..common.images import load_alpha, load_image, load_mask
     from ..diffusion.mask_edges import edit_mask
 
-    composite, mask = load_image(job.composite), load_alpha(job.composite) if job.mask is None else load_mask(job.mask)
+    composite, mask = load_image(job.composite), load_alpha(job.composite) if job.mask is None else load_mask(job.mask, empty=empty)
     return composite, edit_mask(mask, invert=config.invert_mask, grow=config.mask_grow, feather=config.mask_feather)
 
 

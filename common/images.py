@@ -31,9 +31,10 @@ def load_image(path: str | os.PathLike) -> torch.Tensor:
     return pil_to_tensor(image)
 
 
-def load_mask(path: str | os.PathLike) -> torch.Tensor:
+def load_mask(path: str | os.PathLike, *, empty: bool = False) -> torch.Tensor:
     """Read a foreground mask file: [1, 1, H, W] float32 in [0, 1], soft values kept; white is foreground. What may be one: `grey_mask`.
 
+    empty: take one that marks nothing too, as a frame of a video may.
     Raises: FileNotFoundError when there is no such file; ValueError when it is not an image, a picture instead of a mask, or marks nothing.
     """
     image = open_image(path)
@@ -43,7 +44,8 @@ def load_mask(path: str | os.PathLike) -> torch.Tensor:
         mask = torch.from_numpy(grey)[None, None]
     else:
         mask = pil_to_mask(image, path)
-    check_foreground(mask, name=str(path))
+    if not empty:
+        check_foreground(mask, name=str(path))
     return mask
 
 

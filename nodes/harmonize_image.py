@@ -251,7 +251,7 @@ class HarmonizeImage(io.ComfyNode):
                     tooltip="Keep the image's own pixels outside the mask, so that only the foreground changes.",
                 ),
                 io.Float.Input(
-                    "smoothing", default=0.0, min=0.0, max=100.0, step=1.0, advanced=True,
+                    "smoothing", default=0.0, min=0.0, max=100.0, step=1.0, advanced=True, optional=True,
                     tooltip="For a video's frames: over how many of them the light is averaged, so that it does not flicker; 8 is a good "
                     "start. 0 = each image by itself.",
                 ),

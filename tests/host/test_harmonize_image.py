@@ -12,6 +12,7 @@ from diffharmony.diffusion.inference import bring_to_size
 from diffharmony.diffusion.mask_edges import edit_mask
 from diffharmony.evaluation import measure
 from diffharmony.harmony_vae import load_harmony_vae
+from diffharmony.tests.host.comfy_client import PromptFailed
 from diffharmony.tests.host.comfy_server import REPOSITORY, save_painted
 from diffharmony.tests.host.prompts import BUNDLED, TINY, added, changed, harmonize, in_one, node, transferred
 from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER

@@ -156,6 +156,21 @@ def test_a_folder_of_composites(here, capsys):
     assert main(["harmonize", "composites", "masks", "--out", "composites", *MODELS]) == 1
 
 
+def test_a_videos_frames(here, capsys):
+    for folder, name in (("frames", "composite.png"), ("areas", "mask.png")):
+        Path(folder).mkdir()
+        for number in range(3):
+            Image.open(name).save(Path(folder) / f"{number:04d}.png")
+    Image.new("L", (70, 50)).save("areas/0001.png")
+    assert main(["harmonize", "frames", "areas", "--out", "video", "--smoothing", "4", "--json", *MODELS]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [Path(one["out"]).name for one in report["images"]] == ["0000.png", "0001.png", "0002.png"]
+    first, second, third = (np.asarray(Image.open(Path("video") / f"{number:04d}.png")) for number in range(3))
+    assert np.array_equal(first, third) and np.array_equal(second, np.asarray(Image.open("composite.png")))
+    assert main(["harmonize", "frames", "areas", "--out", "video", "--smoothing", "4", "--detail", "change", *MODELS]) == 1
+    assert "smoothing must be 0 for detail change" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_working_size_beyond_the_image_warns(here, caplog):
     assert main(["harmonize", "composite.png", "mask.png", "--out", "large.png", "--working-size", "96", *MODELS]) == 0
     assert "The working size 96 x 69 px enlarges the image of 70 x 50 px" in caplog.text
