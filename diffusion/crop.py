@@ -13,8 +13,7 @@ from ..common.images import paste_background
 from ..common.masks import THRESHOLD, check_image, check_mask, check_size, same_batch
 
 CropOption = float | Literal["auto"] | None
-CONTEXT = 3.0  # see docs/results.md
-SMALL_SHARE = 0.05
+CONTEXT, SMALL_SHARE = 2.0, 0.05  # measured: docs/results.md
 LARGEST_CONTEXT = 10.0
 SMALLEST_SIDE = 64
 FAINT = 0.05  # what a mask marks less counts neither to a foreground nor to its extent
@@ -38,16 +37,17 @@ class Crop(NamedTuple):
         return pixels[self.index : self.index + 1, :, self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def crop_foregrounds(mask: torch.Tensor, context: float = CONTEXT) -> list[Crop]:
+def crop_foregrounds(mask: torch.Tensor, context: float = CONTEXT, smallest: int = SMALLEST_SIDE) -> list[Crop]:
     """Windows around the foregrounds, the largest first: square, unless the image is too narrow, and wholly inside it.
 
-    mask: [B, 1, H, W], 0..1. context: the window's side as a multiple of the foreground's longer side, 1..10. Parts of one foreground, and
-    foregrounds of which one reaches into the other's window, share one; others get one each. An image without foreground gets none.
+    mask: [B, 1, H, W], 0..1. context: the window's side as a multiple of the foreground's longer side, 1..10. smallest: the least side
+    in pixels; smaller than a model works at, a window would be enlarged, which adds no detail and takes background away. Foregrounds of which
+    one reaches into the other's window share one; others get one each. An image without foreground gets none.
     Raises: ValueError for other shapes, ranges or options.
     """
     check_mask(mask)
     check_crop(context)
-    return [crop for index in range(len(mask)) for crop in _of_one(mask[index, 0].float(), index, float(context))]
+    return [crop for index in range(len(mask)) for crop in _of_one(mask[index, 0].float(), index, float(context), smallest)]
 
 
 def stitch_crops(original: torch.Tensor, mask: torch.Tensor, crops: Sequence[Crop], results: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -70,7 +70,7 @@ def stitch_crops(original: torch.Tensor, mask: torch.Tensor, crops: Sequence[Cro
     return stitched
 
 
-def planned_crops(mask: torch.Tensor, crop: CropOption, paste_background: bool) -> list[Crop]:
+def planned_crops(mask: torch.Tensor, crop: CropOption, paste_background: bool, smallest: int = SMALLEST_SIDE) -> list[Crop]:
     """The windows to harmonize one by one, by an option of `harmonize`; none where the images are to be taken whole.
 
     Raises: ValueError for an option that does not fit.
@@ -82,10 +82,10 @@ def planned_crops(mask: torch.Tensor, crop: CropOption, paste_background: bool) 
         raise ValueError(f"crop must be None or 'auto' where the background changes too, got {crop!r}. Set paste_background.")
     height, width = mask.shape[-2:]
     if crop != "auto":
-        return crop_foregrounds(mask, crop)
+        return crop_foregrounds(mask, crop, smallest)
     crops = []
     for index, share in enumerate((mask >= THRESHOLD).float().mean(dim=(1, 2, 3)).tolist()):
-        found = crop_foregrounds(mask[index : index + 1]) if share < SMALL_SHARE else []
+        found = crop_foregrounds(mask[index : index + 1], CONTEXT, smallest) if share < SMALL_SHARE else []
         crops += [one._replace(index=index) for one in found or [Crop(index, 0, 0, height, width)]]
     return crops if any((one.height, one.width) != (height, width) for one in crops) else []
 
@@ -100,14 +100,14 @@ def check_crop(crop: CropOption) -> None:
         )
 
 
-def _of_one(mask: torch.Tensor, index: int, context: float) -> list[Crop]:
+def _of_one(mask: torch.Tensor, index: int, context: float, smallest: int) -> list[Crop]:
     height, width = mask.shape
     boxes = _parts(mask)
     merged = True
     while merged:
         merged = False
         for one in range(len(boxes)):
-            window = _window(boxes[one], context, height, width)
+            window = _window(boxes[one], context, smallest, height, width)
             other = next((n for n in range(len(boxes)) if n != one and _overlap(window, boxes[n])), None)
             if other is not None:
                 boxes[one] = _around(boxes[one], boxes[other])
@@ -115,7 +115,7 @@ def _of_one(mask: torch.Tensor, index: int, context: float) -> list[Crop]:
                 merged = True
                 break
     boxes.sort(key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))
-    windows = (_window(box, context, height, width) for box in boxes)
+    windows = (_window(box, context, smallest, height, width) for box in boxes)
     return [Crop(index, top, left, bottom - top, right - left) for top, left, bottom, right in windows]
 
 
@@ -138,8 +138,8 @@ def _parts(mask: torch.Tensor) -> list[Box]:
     return [(min(top), min(left), max(bottom), max(right))]
 
 
-def _window(box: Box, context: float, height: int, width: int) -> Box:
-    side = max(SMALLEST_SIDE, math.ceil(context * max(box[2] - box[0], box[3] - box[1])))
+def _window(box: Box, context: float, smallest: int, height: int, width: int) -> Box:
+    side = max(smallest, math.ceil(context * max(box[2] - box[0], box[3] - box[1])))
     spans = []
     for start, stop, length in ((box[0], box[2], height), (box[1], box[3], width)):
         span = min(side, length)

@@ -278,8 +278,8 @@ def harmonize(
     refinement: from `load_refinement`; runs on the decoded image at its own fixed size, and its change is brought up to the
     working size (see `refine`). ancestral: False samples without added noise. scheduler: see `sample_latents`.
     device: where to compute; None is where the UNet is. progress: called with (steps done, steps), of all crops together.
-    crop: harmonize windows around the foregrounds instead of the whole image, whose longer side is so many times the foreground's (1..10);
-    "auto" does so, by a measured factor, where the foreground is small. Needs paste_background.
+    crop: harmonize windows around the foregrounds instead of the whole image, whose side is so many times the foreground's (1..10), but not
+    less than the working size; "auto" does so, by a measured factor, where the foreground is small. Needs paste_background.
     Returns: [B, 3, H, W], composite's dtype and device, -1..1 (the composite's own values where pasted).
     Raises: ValueError for shapes, ranges or options that do not fit, or a mask that marks nothing; RuntimeError when half precision
     overflowed. Source: SPEC §2, §3, §10; DESIGN.md "Contracts".
@@ -290,7 +290,8 @@ def harmonize(
     )  # fmt: skip
     if crop is not None:
         composite, mask = check_image_and_mask(composite, mask)
-        crops = planned_crops(mask, crop, paste_background)
+        whole = working_size(*composite.shape[-2:], size, getattr(unet, "sizes", ()))
+        crops = planned_crops(mask, crop, paste_background, max(whole))
         if crops:
             seeds = [generator.initial_seed() for generator in sample_generators(seed, len(composite))]
             results = [

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ...common.masks import check_foreground, same_batch
-from ...diffusion.crop import CONTEXT, LARGEST_CONTEXT, Crop, crop_foregrounds, stitch_crops
+from ...diffusion.crop import CONTEXT, LARGEST_CONTEXT, SMALLEST_SIDE, Crop, crop_foregrounds, stitch_crops
 from .. import host_images
 from ..loaders import CATEGORY
 
@@ -25,7 +25,9 @@ class Cut(NamedTuple):
 Cuts = io.Custom("DIFFHARMONY_CROP")
 
 
-def crop_images(image: torch.Tensor, mask: torch.Tensor, context: float) -> tuple[list[torch.Tensor], list[torch.Tensor], list[Cut]]:
+def crop_images(
+    image: torch.Tensor, mask: torch.Tensor, context: float, min_size: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[Cut]]:
     """IMAGE [B or 1,H,W,3 or 4], MASK of any size -> for each foreground an IMAGE [1,h,w,3], its MASK [1,h,w] and where both come from.
 
     Raises: ValueError for shapes that do not fit, or a mask without foreground.
@@ -34,7 +36,7 @@ def crop_images(image: torch.Tensor, mask: torch.Tensor, context: float) -> tupl
     mask = host_images.mask_for(mask, images)
     check_foreground(mask, host_images.EMPTY_MASK)
     images, mask = same_batch({"image": images, "mask": mask})
-    cuts = [Cut(crop, images, mask) for crop in crop_foregrounds(mask, context)]
+    cuts = [Cut(crop, images, mask) for crop in crop_foregrounds(mask, context, min_size)]
     return [host_images.to_image(cut.crop.of(images)) for cut in cuts], [cut.crop.of(mask)[:, 0] for cut in cuts], cuts
 
 
@@ -73,6 +75,7 @@ class CropForeground(io.ComfyNode):
                     step=0.1,
                     tooltip="The window's side as a multiple of the foreground's longer side: how much of the background is seen with it.",
                 ),
+                io.Int.Input("min_size", default=256, min=SMALLEST_SIDE, max=8192, tooltip="The least side in pixels: what the model works at."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", is_output_list=True, tooltip="A window for each foreground; what follows runs once for each."),
@@ -82,8 +85,8 @@ class CropForeground(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, mask, context=CONTEXT) -> io.NodeOutput:
-        return io.NodeOutput(*crop_images(image, mask, context))
+    def execute(cls, image, mask, context=CONTEXT, min_size=256) -> io.NodeOutput:
+        return io.NodeOutput(*crop_images(image, mask, context, min_size))
 
 
 class StitchForeground(io.ComfyNode):

@@ -34,7 +34,7 @@ def prompt(**stitch):
     made = {
         "image": node("LoadImage", image="wide.png"),
         "mask": node("LoadImageMask", image="two.png", channel="red"),
-        "crop": node("DiffHarmonyCropForeground", image=["image", 0], mask=["mask", 0], context=CONTEXT),
+        "crop": node("DiffHarmonyCropForeground", image=["image", 0], mask=["mask", 0], context=CONTEXT, min_size=64),
         "inverted": node("ImageInvert", image=["crop", 0]),
         "stitch": node("DiffHarmonyStitchForeground", images=["inverted", 0], crops=["crop", 2]),
         "windows": node("SaveImage", images=["crop", 0], filename_prefix="window"),
@@ -84,7 +84,7 @@ def test_every_window_is_harmonized(run, pictures):
     )
     small = added(
         small,
-        crop=node("DiffHarmonyCropForeground", image=["composite", 0], mask=["mask", 0], context=CONTEXT),
+        crop=node("DiffHarmonyCropForeground", image=["composite", 0], mask=["mask", 0], context=CONTEXT, min_size=64),
         stitch=node("DiffHarmonyStitchForeground", images=["transfer", 0], crops=["crop", 2]),
     )
     picture, mask = pictures

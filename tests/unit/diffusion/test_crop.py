@@ -30,6 +30,13 @@ def test_windows(boxes, context, expected):
     assert crop_foregrounds(mask_of(*boxes), context) == [Crop(0, *window) for window in expected]
 
 
+def test_a_window_is_not_smaller_than_asked():
+    mask = mask_of((140, 180, 160, 220))
+    assert crop_foregrounds(mask, 3.0, 200) == [Crop(0, 50, 100, 200, 200)]
+    assert crop_foregrounds(mask, 3.0, 350) == [Crop(0, 0, 25, 300, 350)]
+    assert planned_crops(mask, "auto", True, 200) == [Crop(0, 50, 100, 200, 200)] and planned_crops(mask, "auto", True, 400) == []
+
+
 def test_faint_marks_count_neither_as_a_foreground_nor_to_its_extent():
     mask = torch.maximum(mask_of((140, 180, 160, 220)), mask_of((0, 0, 300, 400), value=0.02))
     assert crop_foregrounds(mask, 3.0) == [Crop(0, 90, 140, 120, 120)]

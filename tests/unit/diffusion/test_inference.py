@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diffharmony.common.images import tensor_to_pil
 from diffharmony.diffusion import DiffHarmonyPipeline, build_scheduler, harmonize, load_unet, save_unet
 from diffharmony.diffusion.calibration import Calibration
-from diffharmony.diffusion.crop import CONTEXT, crop_foregrounds
+from diffharmony.diffusion.crop import CONTEXT, Crop, crop_foregrounds
 from diffharmony.diffusion.inference import size_multiple, working_size
 from diffharmony.harmony_vae import HarmonyVAE
 from diffharmony.tests.made import models
@@ -376,28 +376,35 @@ class TestCrops:
     def test_each_window_is_harmonized_by_itself_and_nothing_outside_the_mask_changes(self, vae, unet, small):
         composite, mask = small
         seen = []
-        out = harmonize(vae, unet, composite, mask, steps=2, seed=[7, 3], crop=2.0, progress=lambda *counts: seen.append(counts))
+        out = harmonize(vae, unet, composite, mask, steps=2, size=64, seed=[7, 3], crop=2.0, progress=lambda *counts: seen.append(counts))
         assert seen == [(done, 6) for done in range(1, 7)]
         outside = (mask == 0).expand_as(out)
         assert torch.equal(out[outside], composite[outside])
         crops = crop_foregrounds(mask, 2.0)
         assert [crop.index for crop in crops] == [0, 1, 1]
-        alone = harmonize(vae, unet, crops[2].of(composite), crops[2].of(mask), steps=2, seed=3)
+        alone = harmonize(vae, unet, crops[2].of(composite), crops[2].of(mask), steps=2, size=64, seed=3)
         assert torch.equal(crops[2].of(out), alone)
-        assert not torch.equal(out, harmonize(vae, unet, composite, mask, steps=2, seed=[7, 3]))
+        assert not torch.equal(out, harmonize(vae, unet, composite, mask, steps=2, size=64, seed=[7, 3]))
 
     def test_the_pipeline_crops_and_counts_the_steps_of_all(self, vae, unet, small, capsys):
-        out = DiffHarmonyPipeline(vae=vae, unet=unet)(*small, steps=2, crop=2.0, output_type="pt").images
-        assert torch.equal(out, harmonize(vae, unet, *small, steps=2, crop=2.0))
+        out = DiffHarmonyPipeline(vae=vae, unet=unet)(*small, steps=2, size=64, crop=2.0, output_type="pt").images
+        assert torch.equal(out, harmonize(vae, unet, *small, steps=2, size=64, crop=2.0))
         assert "6/6" in capsys.readouterr().err
+
+    def test_a_window_is_not_smaller_than_the_model_works_at(self, vae, unet, small, monkeypatch):
+        monkeypatch.setattr(unet, "sizes", (100,), raising=False)
+        composite, mask = (part[:1] for part in small)
+        window = Crop(0, 0, 0, 100, 100)
+        alone = harmonize(vae, unet, window.of(composite), window.of(mask), steps=1)
+        assert torch.equal(window.of(harmonize(vae, unet, composite, mask, steps=1, crop=2.0)), alone)
 
     def test_auto_is_the_default_factor_where_the_foreground_is_small(self, vae, unet, small):
         composite, mask = small
-        wanted = harmonize(vae, unet, composite, mask, steps=1, crop=CONTEXT)
-        assert torch.equal(harmonize(vae, unet, composite, mask, steps=1, crop="auto"), wanted)
-        assert harmonize(vae, unet, composite, mask, steps=1, crop="auto", paste_background=False).shape == composite.shape
+        wanted = harmonize(vae, unet, composite, mask, steps=1, size=64, crop=CONTEXT)
+        assert torch.equal(harmonize(vae, unet, composite, mask, steps=1, size=64, crop="auto"), wanted)
+        assert harmonize(vae, unet, composite, mask, steps=1, size=64, crop="auto", paste_background=False).shape == composite.shape
         large = 1 - mask
-        assert torch.equal(harmonize(vae, unet, composite, large, steps=1, crop="auto"), harmonize(vae, unet, composite, large, steps=1))
+        assert torch.equal(harmonize(vae, unet, composite, large, steps=1, size=64, crop="auto"), harmonize(vae, unet, composite, large, steps=1, size=64))
 
     def test_what_does_not_fit_is_refused_before_sampling(self, vae, unet, small):
         composite, mask = small
