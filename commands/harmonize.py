@@ -76,6 +76,8 @@ class HarmonizeConfig:
     """--no-keep-detail is the former name of --detail decoded."""
     strength: float = 1.0
     """How much of the change, 0 to 2; 0 gives the composite."""
+    crop_to_foreground: bool = True
+    """Work in a window around a foreground of less than 5 % of the image, so that the model sees it large."""
     smoothing: float = 0.0
     """For a folder of a video's frames, in the order of their names: over how many of them the light is averaged, so that it does not
     flicker; 8 is a good start. 0: each image by itself."""
@@ -160,7 +162,8 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
                 strength=config.strength,
                 tile=config.tile,
                 refinement=refinement,
-                progress=lambda done, total: bar.update(),
+                progress=lambda done, total: bar.update(steps / total),
+                crop="auto" if config.crop_to_foreground else None,
             )
             written.append(_write(job, paths, composite, mask, harmonized, seeds, classifier, config.size or "auto", unet.sizes))
     return _report(config, unet, written, steps, detail, device)

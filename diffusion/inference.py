@@ -297,7 +297,7 @@ def harmonize(
             results = [
                 harmonize(
                     vae, unet, one.of(composite), one.of(mask), steps, seeds[one.index], ancestral=ancestral, scheduler=scheduler,
-                    progress=_part_of(progress, number, len(crops)), **options,
+                    progress=_part_of(progress, number, len(crops)), **{**options, "paste_background": False},  # stitching pastes it
                 )
                 for number, one in enumerate(crops)
             ]  # fmt: skip

@@ -47,18 +47,19 @@ class Harmonized(NamedTuple):
 
 def harmonize_image(
     model, vae, classifier, image: torch.Tensor, mask: torch.Tensor, *, seed: int, strength: float, detail: str, size: int, steps: int,
-    variants: int, paste_background: bool, smoothing: float = 0.0,
+    variants: int, paste_background: bool, crop: bool = False, smoothing: float = 0.0,
 ) -> Harmonized:  # fmt: skip
     """Harmonize composites of any size. image: IMAGE [B,H,W,3 or 4]. mask: MASK [B or 1,H,W], soft edges blend.
 
-    smoothing: over how many frames the light is averaged, where the images are a video's; see `diffusion.frames`. 0: each by itself.
-
+    crop: work in windows around foregrounds that are small, see `diffusion.crop`. smoothing: over how many frames the light is averaged,
+    where the images are a video's, see `diffusion.frames`; 0: each by itself.
     classifier: a HostClassifier that says which variant comes first, or None: they stay in their order. steps: 0 is what the model's file
     says. size: as of `to_working_size`. The rest: as of `diffusion.harmonize`. The image is encoded once for all variants.
     Raises: ValueError for models of another kind or direction, and what Harmony Conditioning and Transfer Harmony refuse.
     Source: DESIGN.md, data flow 2 and 5.
     """
-    from ..diffusion.inference import default_steps
+    from ..diffusion.crop import planned_crops, stitch_crops
+    from ..diffusion.inference import default_steps, working_size
 
     facts = facts_of(model)
     if facts.empty_prompt_embeds is None:
@@ -73,12 +74,30 @@ def harmonize_image(
             raise ValueError(f"{NODE}: smoothing must be 0 for detail {detail!r} and {variants} variants, got {smoothing:g}. Choose transfer and 1.")
         images = _harmonize_frames(model, vae, image, mask, seed, strength, size, steps, smoothing, paste_background)
         return _in_order(image[:1], mask[:1], [images[:1]], seeds, None)._replace(images=images)
-    bar = comfy.utils.ProgressBar(variants * (steps + max(len(image), len(mask))))
-    results = [
-        transfer(image, mask, decoded, model, strength, paste_background, detail)
-        for decoded in _sampled(model, vae, image, mask, size, seeds, steps, bar)
-    ]
+    planes, masks = _planes(image, mask)
+    crops = planned_crops(masks, "auto" if crop else None, paste_background, max(working_size(*planes.shape[-2:], size or None, facts.sizes)))
+    bar = comfy.utils.ProgressBar(variants * (steps * max(1, len(crops)) + len(crops or planes)))
+    if not crops:
+        results = [
+            transfer(image, mask, decoded, model, strength, paste_background, detail)
+            for decoded in _sampled(model, vae, image, mask, size, seeds, steps, bar)
+        ]
+        return _in_order(image, mask, results, seeds, classifier)
+    windows = []
+    for one in crops:
+        window, window_mask = host_images.to_image(one.of(planes)), one.of(masks)[:, 0]
+        windows.append([
+            host_images.to_planes(transfer(window, window_mask, decoded, model, strength, False, detail))
+            for decoded in _sampled(model, vae, window, window_mask, size, seeds, steps, bar)
+        ])
+    results = [host_images.to_image(stitch_crops(planes, masks, crops, of_seed)) for of_seed in zip(*windows)]
     return _in_order(image, mask, results, seeds, classifier)
+
+
+def _planes(image: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+    """IMAGE and MASK as [B,3,H,W] and [B,1,H,W], 0..1."""
+    planes = host_images.to_planes(image)
+    return same_batch({"image": planes, "mask": host_images.mask_for(mask, planes)})
 
 
 def _sampled(model, vae, image: torch.Tensor, mask: torch.Tensor, size: int, seeds: list[int], steps: int, bar) -> Iterator[torch.Tensor]:
@@ -99,9 +118,7 @@ def _harmonize_frames(
     from ..diffusion.frames import smoothed
     from ..diffusion.transfer import apply_transform, found_light
 
-    planes = host_images.to_planes(image)
-    masks = host_images.mask_for(mask, planes)
-    planes, masks = same_batch({"image": planes, "mask": masks})
+    planes, masks = _planes(image, mask)
     warn_if_dull(masks)
     bar = comfy.utils.ProgressBar(len(planes) * (steps + 1))
     lights = []
@@ -160,7 +177,7 @@ def foreground_of(image: torch.Tensor, mask: torch.Tensor | None, **edits) -> to
     planes = host_images.to_planes(image)
     if mask is None and image.shape[-1] != 4:
         raise ValueError(f"mask must be connected for an image without transparency, got none. {WHITE_IS_FOREGROUND}")
-    soft = edit_mask(host_images.mask_for(image[..., 3] if mask is None else mask, planes).float(), **edits)
+    soft = edit_mask(host_images.mask_for(image[..., 3] if mask is None else mask, planes, WHITE_IS_FOREGROUND), **edits)
     check_foreground(soft, WHITE_IS_FOREGROUND)
     return soft[:, 0]
 
@@ -250,6 +267,10 @@ class HarmonizeImage(io.ComfyNode):
                     "paste_background", default=True, advanced=True,
                     tooltip="Keep the image's own pixels outside the mask, so that only the foreground changes.",
                 ),
+                io.Boolean.Input(
+                    "crop_to_foreground", default=True, advanced=True, optional=True,
+                    tooltip="Work in a window around a foreground of less than 5 % of the image, so that the model sees it large.",
+                ),
                 io.Float.Input(
                     "smoothing", default=0.0, min=0.0, max=100.0, step=1.0, advanced=True, optional=True,
                     tooltip="For a video's frames: over how many of them the light is averaged, so that it does not flicker; 8 is a good "
@@ -275,7 +296,7 @@ class HarmonizeImage(io.ComfyNode):
     @classmethod
     def execute(
         cls, image, models=TINY_PAIR, seed=0, strength=1.0, detail="transfer", working_size=0, steps=0, variants=1, mask_grow=0, mask_feather=0,
-        invert_mask=False, paste_background=True, smoothing=0.0, mask=None, model=None, harmony_vae=None, classifier=None,
+        invert_mask=False, paste_background=True, crop_to_foreground=True, smoothing=0.0, mask=None, model=None, harmony_vae=None, classifier=None,
     ) -> io.NodeOutput:  # fmt: skip
         foreground = foreground_of(image, mask, invert=invert_mask, grow=mask_grow, feather=mask_feather)
         options = {
@@ -289,9 +310,12 @@ class HarmonizeImage(io.ComfyNode):
             given = {"model": model, "harmony_vae": harmony_vae, "classifier": classifier}
             linked = {name: value for name, value in given.items() if value is not None}
             linked |= {name: graph.node(node_id, **choice).out(0) for name, (node_id, choice) in loaders.items()}
-            node = graph.node(NODE_ID, image=image, mask=foreground, models=models, working_size=working_size, **options, **linked)
+            node = graph.node(
+                NODE_ID, image=image, mask=foreground, models=models, working_size=working_size, crop_to_foreground=crop_to_foreground, **options,
+                **linked,
+            )  # fmt: skip
             return io.NodeOutput(*map(node.out, range(3)), expand=graph.finalize())
-        made = harmonize_image(model, harmony_vae, classifier, image, foreground, size=working_size, **options)
+        made = harmonize_image(model, harmony_vae, classifier, image, foreground, size=working_size, crop=crop_to_foreground, **options)
         per_image = variants if foreground.shape[0] > 1 else 1
         return io.NodeOutput(
             made.images, foreground.repeat_interleave(per_image, dim=0), made.sheet, ui=ui.PreviewImage(made.previews, cls=cls)

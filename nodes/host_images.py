@@ -45,17 +45,17 @@ def to_shown(images: torch.Tensor) -> torch.Tensor:
     return to_image(((images + 1) * 127.5).round() / 255)
 
 
-def mask_for(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+def mask_for(mask: torch.Tensor, image: torch.Tensor, advice: str = EMPTY_MASK) -> torch.Tensor:
     """MASK of any size -> a soft mask [B,1,H,W] in 0..1 of the size of an image [B,3,H,W], stretched bilinearly where sizes differ.
 
-    Overshoot is clamped; a level of 8 bits beside black or white is black or white: ComfyUI 0.30 loads the white of a grey picture so.
+    advice: what to do about a mask that marks nothing. Overshoot is clamped; a level of 8 bits beside black or white is black or white: ComfyUI 0.30 loads the white of a grey picture so.
     Raises: ValueError for a shape that is no mask, values of another range, a photograph in grey, or nothing marked in the whole batch.
     """
     if mask.ndim not in (2, 3) and not (mask.ndim == 4 and mask.shape[1] == 1):
         raise ValueError(f"mask must be [B, H, W], got {list(mask.shape)}. Make one with 'Convert Image to Mask' or 'Load Image (as Mask)'.")
     mask = mask.reshape(-1, 1, *mask.shape[-2:])
     mask = _within(mask.float(), "mask")
-    check_foreground(mask, EMPTY_MASK)
+    check_foreground(mask, advice)
     mask = settle_mask(mask, ROUNDING)
     for one in mask:
         check_no_photograph(one[0].cpu().numpy(), "mask")

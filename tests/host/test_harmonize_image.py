@@ -78,6 +78,17 @@ def test_the_other_ways_to_full_size(run, made, detail):
     assert difference(found, expected) <= TOLERANCE
 
 
+def test_a_small_foreground_is_harmonized_in_a_window_of_its_own(server, run, demo, tmp_path):
+    mask = Image.new("L", Image.open(DEMO / "composite.png").size)
+    mask.paste(255, (330, 90, 360, 120))
+    mask.save(tmp_path / "small.png")
+    small = in_one(demo["composite"], server.add_input(tmp_path / "small.png", "small.png"), seed=5, detail="change")
+    composite, inside = pixels(DEMO / "composite.png"), np.asarray(mask) > 0
+    cropped, whole = (run(changed(small, harmonize={"crop_to_foreground": crop})).images["conditional"][0] for crop in (True, False))
+    assert np.array_equal(cropped[~inside], composite[~inside]) and not np.array_equal(cropped[inside], composite[inside])
+    assert not np.array_equal(cropped, whole)
+
+
 def test_frames_of_a_video_are_lit_alike(run):
     alone = run(in_one(models=OWN_PAIR, seed=5)).images["conditional"][0]
     clip = added(changed(in_one(models=OWN_PAIR, seed=5, smoothing=8.0), harmonize={"image": ["clip", 0]}), clip=node("RepeatImageBatch", image=["composite", 0], amount=3))
