@@ -1,4 +1,5 @@
-"""`make demo`: a composite photograph, harmonized by a headless ComfyUI with this repository's nodes and tiny models.
+"""`make demo`: two composite photographs, harmonized by a headless ComfyUI with this repository's nodes and tiny models: an object that was
+pasted, and for figures one that was relit, whose real photograph is known.
 
     .venv/bin/python -m diffharmony.tests.host.demo [--seed 0] [--out out]
 """
@@ -20,19 +21,30 @@ from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
 
 PICTURES = REPOSITORY / "assets" / "demo"
 HARMONIZED = "harmonized"
+PASTED = {"composite": "pasted", "mask": "pasted_mask"}
+RELIT = {name: name for name in ("composite", "mask", "real")}
 PANEL_HEIGHT = 256
 LABEL_HEIGHT = 26
 GAP = 6
 
 
-def harmonize(seed: int) -> dict[str, np.ndarray]:
-    """Run the workflow in a ComfyUI of its own; pictures [H,W,3] uint8 by the name that their panel has."""
+def harmonize(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Run the workflow in a ComfyUI of its own; pictures [H,W,3] uint8 by the name that their panel has, of the pasted object and of the relit."""
+    found = []
     with ComfyServer(REPOSITORY / ".cache" / "demo") as server:
         server.add_demo()
-        result = run_prompt(server.url, prompts.in_one(seed=seed))
-    pictures = {name: np.asarray(Image.open(PICTURES / f"{name}.png").convert("RGB")) for name in ("composite", "mask", "real")}
-    pictures[HARMONIZED] = result.images["conditional"][0]
-    return pictures
+        for files in (PASTED, RELIT):
+            result = run_prompt(server.url, prompts.in_one(f"{files['composite']}.png", f"{files['mask']}.png", seed=seed))
+            pictures = {name: np.asarray(Image.open(PICTURES / f"{file}.png").convert("RGB")) for name, file in files.items()}
+            found.append({**pictures, HARMONIZED: result.images["conditional"][0]})
+    return tuple(found)
+
+
+def stacked(rows: list[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, sum(above.height for above in rows[:number])))
+    return sheet
 
 
 def draw_panels(pictures: dict[str, np.ndarray], names: list[str]) -> Image.Image:
@@ -62,24 +74,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--template-pictures", action="store_true", help="also write those of workflows/harmonize.json and harmonize_advanced.json")
     arguments = parser.parse_args()
-    print("Starting a headless ComfyUI and harmonizing assets/demo/composite.png ...", flush=True)
+    print("Starting a headless ComfyUI and harmonizing assets/demo/pasted.png and composite.png ...", flush=True)
     started = time.monotonic()
-    pictures = harmonize(arguments.seed)
+    pasted, pictures = harmonize(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet = arguments.out / "before_after.png"
-    draw_panels(pictures, ["composite", "mask", HARMONIZED, "real"]).save(sheet)
-    Image.fromarray(pictures[HARMONIZED]).save(arguments.out / "harmonized.png")
+    stacked([draw_panels(pasted, ["composite", "mask", HARMONIZED]), draw_panels(pictures, ["composite", HARMONIZED, "real"])]).save(sheet)
+    for name, shown in (("pasted", pasted), ("harmonized", pictures)):
+        Image.fromarray(shown[HARMONIZED]).save(arguments.out / f"{name}.png")
     if arguments.template_pictures:
-        split(pictures["composite"], pictures[HARMONIZED]).save(REPOSITORY / "workflows" / "harmonize.jpg", quality=92)
+        split(pasted["composite"], pasted[HARMONIZED]).save(REPOSITORY / "workflows" / "harmonize.jpg", quality=92)
         draw_panels(pictures, ["composite", "mask", HARMONIZED]).save(REPOSITORY / "workflows" / "harmonize_advanced.jpg", quality=92)
 
-    print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'against the real photograph':30}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
+    print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'relit: against the real one':30}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
     for name in ("composite", HARMONIZED):
         trio = [Image.fromarray(pictures[key]) for key in (name, "real", "mask")]
         figures = measure(*trio, size=None, real_background=False)
         print(f"{name:30}{figures.psnr:8.2f}{figures.mse:9.1f}{figures.fmse:9.1f}")
     print(
-        f"\nPicture: {sheet}\n"
+        f"\nPicture: {sheet} (above: an object that was pasted; below: one that was relit)\n"
         "Next:    make host                 ComfyUI in your browser, with this workflow under Templates > diffharmony\n"
         "         .venv/bin/diffharmony --help   harmonize your own picture, train, evaluate\n"
         "         README.md                 what the figures mean, and full-size models"
