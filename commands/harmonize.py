@@ -148,6 +148,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     with tqdm(total=steps * len(jobs), desc="Sampling", file=sys.stderr) as bar:
         for job, paths in zip(jobs, outs):
             composite, mask = first if job is jobs[0] else _read(job, config)
+            before = bar.n
             harmonized = harmonize(
                 vae,
                 unet,
@@ -162,7 +163,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
                 strength=config.strength,
                 tile=config.tile,
                 refinement=refinement,
-                progress=lambda done, total: bar.update(steps / total),
+                progress=lambda done, total: bar.update(before + done * steps // total - bar.n),
                 crop="auto" if config.crop_to_foreground else None,
             )
             written.append(_write(job, paths, composite, mask, harmonized, seeds, classifier, config.size or "auto", unet.sizes))

@@ -18,8 +18,8 @@ import torch
 
 FEWEST_RECORDS = 12
 BINS = 8
-GRID = np.geomspace(1.0, 8.0, 25)  # sizes of change at which a calibration is written down, in floors
-LEAST_FLOOR, FLOORS = 0.25, 200
+GRID = np.geomspace(1.0, 1024.0, 61)  # sizes of change at which a calibration is written down, in floors
+LEAST_FLOOR, FLOORS = 0.05, 400
 ALLOWED_WORSE = 0.2  # share of the validation images that may come out worse
 WORSE = 1.05  # an error of that many times the composite's counts as worse
 
@@ -78,12 +78,13 @@ class Calibration:
 
 
 def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED_WORSE) -> Calibration:
-    """The calibration that validation images measure: James and Stein's factor 1 - floor² / change², or none at all below the floor, with
-    the least floor at which at most `allowed_worse` of the images come out worse than the composite.
+    """The calibration that validation images measure: soft thresholding, the factor 1 - floor / change, or none at all below the floor, with
+    the least floor at which at most `allowed_worse` of the images come out worse than the composite. (James and Stein's 1 - floor² / change²,
+    allowed as many, leaves mild changes worse: docs/results.md.)
 
     Its `floor` is the measured error of changes of each size, made to rise with the size by isotonic regression.
     Raises: ValueError for fewer than 12 records, sizes that are not finite or negative, or a share outside 0..1.
-    Source: W. James and C. Stein, "Estimation with Quadratic Loss", 1961.
+    Source: D. Donoho, "De-Noising by Soft-Thresholding", 1995.
     """
     if len(records) < FEWEST_RECORDS:
         raise ValueError(f"records must be at least {FEWEST_RECORDS}, got {len(records)}. Validate on more images.")
@@ -102,7 +103,7 @@ def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED
     def with_floor(floor: float) -> Calibration:
         change = floor * GRID
         measured = np.interp(change, sizes, errors)
-        return Calibration(tuple(change.tolist()), tuple((1 - GRID**-2.0).tolist()), tuple(measured.tolist()), len(values))
+        return Calibration(tuple(change.tolist()), tuple((1 - 1 / GRID).tolist()), tuple(measured.tolist()), len(values))
 
     floors = np.linspace(LEAST_FLOOR, max(LEAST_FLOOR, float(values[:, 0].max())), FLOORS)
     return next((found for found in map(with_floor, floors) if share_worse(records, found) <= allowed_worse), with_floor(floors[-1]))
@@ -145,7 +146,7 @@ def draw_calibration(records: Sequence[Record], calibration: Calibration, path: 
         worse, of_all = [share_worse(part.tolist(), chosen) for part in parts], share_worse(records, chosen)
         right.plot(middle, worse, "o-", label=f"worse, {label}: {of_all:.0%} of all")
     right.plot(calibration.change, calibration.factor, "k--", label="factor")
-    right.set(xlabel="predicted change (RMS, 0..255)", ylabel="share, factor", ylim=(-0.02, 1.02))
+    right.set(xlabel="predicted change (RMS, 0..255)", ylabel="share, factor", xlim=(0, top), ylim=(-0.02, 1.02))
     right.legend()
     save_figure(figure, path)
 
