@@ -27,8 +27,8 @@ from ...train.config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
-REAL_STEPS = (6000, 3300)
-REAL_CROPS = (1400, 1094)  # of the installed photographs, of those in `photos`
+REAL_STEPS = (6000, 3300, 13000)
+REAL_CROPS, MORE_CROPS = (1400, 1094), (2400, 3600)  # of the installed photographs, of those in `photos`
 VALIDATION_SHARE = 0.1  # of either, by picture: calibration and settings are judged on them
 HARMONY_VAE_STEPS = (1500, 700)
 INVERSE_UNET_STEPS = 3000
@@ -64,22 +64,28 @@ def make_data(family: TinyFamily) -> None:
 
 
 def make_real_data(family: TinyFamily) -> None:
-    """Photographs relit as light changes, at the size that is trained on; and a tenth of the photographs as validation sets."""
+    """Photographs relit as light changes; then several times as many, each mask relit three times; and a tenth of the photographs as
+    validation sets."""
     from ...synthetic.dataset import write_training_set
     from ...synthetic.own_photographs import is_held_out, own_photographs
     from ...synthetic.photographs import find_photographs
     from ...synthetic.real_test import write_real_test_set
 
     common = dict(scenes=0, composites_per_crop=4, size=128, light="mixed", workers=2)
+    more = {**common, "composites_per_crop": 3, "changes_per_mask": 3, "size": 256}
     installed = find_photographs().train
     held = tuple(photograph for photograph in installed if is_held_out(photograph.name, VALIDATION_SHARE))
     trained = tuple(photograph for photograph in installed if photograph not in held)
     write_training_set(family.work / "real", photo_crops=REAL_CROPS[0], seed=10, photographs=trained, smallest_crop=0.5, **common)
+    write_training_set(family.work / "real-more", photo_crops=MORE_CROPS[0], seed=32, photographs=trained, smallest_crop=0.5, **more)
     write_real_test_set(family.work / "real-validation", held, composites=3, seed=5)
     if family.photos is not None:
         trained, held = (own_photographs(family.photos, held_out=VALIDATION_SHARE, test=test) for test in (False, True))
         write_training_set(
             family.work / "real-photos", photo_crops=REAL_CROPS[1], seed=20, photographs=trained, smallest_crop=0.6, **common
+        )
+        write_training_set(
+            family.work / "real-photos-more", photo_crops=MORE_CROPS[1], seed=31, photographs=trained, smallest_crop=0.6, **more
         )
         write_real_test_set(family.work / "real-photos-validation", held, composites=4, seed=6)
 
@@ -137,7 +143,8 @@ def train_unet(family: TinyFamily) -> None:
 
 def train_real_unet(family: TinyFamily) -> None:
     """The UNet further, on photographs in real light: on the change of light that its predictions stand for, most of all on the first,
-    which is a mean over all that the real image may be. Then on more photographs, the learning rate falling to nothing."""
+    which is a mean over all that the real image may be. Then on more photographs, and on several times as many composites, the learning
+    rate falling to nothing each time."""
     preset = unet.PRESETS["tiny"][1]
     first = replace(
         preset,
@@ -154,15 +161,21 @@ def train_real_unet(family: TinyFamily) -> None:
         run=replace(preset.run, out=family.work / "unet-real-first", seed=3),
     )
     trained = unet.main(first)
-    roots = (family.work / "real-photos", family.work / "real") if family.photos is not None else first.data.roots
-    more = replace(
-        first,
-        init=Path(trained["checkpoint"]),
-        data=replace(first.data, roots=roots, weights=(2.0, 1.0) if len(roots) > 1 else ()),
-        optim=replace(first.optim, schedule="cosine", steps=REAL_STEPS[1]),
-        run=replace(first.run, out=family.work / "unet-real"),
-    )
-    unet.main(more)
+    for out, steps, folders, weights, changes in (
+        ("unet-real-second", REAL_STEPS[1], ("real-photos", "real"), (2.0, 1.0), {}),
+        ("unet-real", REAL_STEPS[2], ("real-photos-more", "real-more"), (1.5, 1.0), {"first_timesteps": 0.8}),
+    ):
+        if family.photos is None:
+            folders, weights = folders[1:], ()
+        further = replace(
+            first,
+            init=Path(trained["checkpoint"]),
+            data=replace(first.data, roots=tuple(family.work / folder for folder in folders), weights=weights),
+            optim=replace(first.optim, schedule="cosine", steps=steps),
+            run=replace(first.run, out=family.work / out),
+            **changes,
+        )
+        trained = unet.main(further)
 
 
 def train_harmony_vae(family: TinyFamily) -> None:
