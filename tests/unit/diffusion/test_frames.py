@@ -30,7 +30,7 @@ class Clip:
 
     def __getitem__(self, index):
         self.read.append(index)
-        grain = torch.randn(self.composite.shape, generator=torch.Generator().manual_seed(index)) * 0.02
+        grain = torch.randn(self.composite.shape, generator=torch.Generator().manual_seed(index)) * 0.004
         return (self.composite + grain).clamp(-1, 1), self.mask * 0 if index in self.empty else self.mask
 
 
