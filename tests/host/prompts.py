@@ -73,7 +73,7 @@ def in_one(composite: str = "composite.png", mask: str | None = "mask.png", mode
     """Composite and mask -> `conditional`, all by Harmonize Image. mask None: what is painted on the composite."""
     defaults = {
         "strength": 1.0, "detail": "transfer", "working_size": 0, "steps": 0, "variants": 1, "mask_grow": 0, "mask_feather": 0,
-        "invert_mask": False, "paste_background": True,
+        "invert_mask": False, "paste_background": True, "crop_to_foreground": True, "smoothing": 0.0,
     }  # fmt: skip
     return {
         "composite": node("LoadImage", image=composite),
