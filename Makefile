@@ -21,14 +21,15 @@ setup: $(READY) .host/$(HOST)  ## environment and ComfyUI, into .venv and .host
 demo: setup  ## harmonize a photograph in a headless ComfyUI; picture and figures into out/
 	@$(PY) -m diffharmony.tests.host.demo
 
-# The tests' own kernels compete for the cores with each other, and with the servers that they start.
+# The tests' own kernels compete for the cores with each other, and with the servers that they start. What a file's tests make once, and
+# a host's server, stays in one process (tests/conftest.py).
 test unit: export OMP_NUM_THREADS ?= 1
+PYTEST := .venv/bin/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 test: unit $(OLD_READY) .host/$(OLD_HOST) .host/$(HOST)  ## unit tests, then the nodes in both ComfyUI versions, then the workflows in a browser
-	@.venv/bin/pytest tests/host tests/browser
+	@$(PYTEST) tests/host tests/browser
 
-# A file stays in one process: what its module makes once is made once.
 unit: $(READY)  ## unit tests alone, which need no ComfyUI, over all cores
-	@.venv/bin/pytest tests/unit --numprocesses auto --maxprocesses 8 --dist loadfile
+	@$(PYTEST) tests/unit
 
 host: setup  ## ComfyUI with these nodes and the tiny models, for your browser (PORT=8188)
 	@$(PY) -m diffharmony.tests.host.comfy_server --port $(or $(PORT),8188)

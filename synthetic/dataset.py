@@ -25,6 +25,7 @@ from .items import DrawnItem, TestItem, TrainingCrop, TrainingScene, save_item, 
 from .photographs import Photograph, find_photographs
 
 _UNFINISHED = ".items"
+FEW = 48  # items that are drawn sooner than another process has started
 
 
 def write_training_set(
@@ -174,10 +175,10 @@ def write_items(root: Path, items: list[DrawnItem], list_name: str, settings: di
 
 
 def _drawn(root: Path, items: list[DrawnItem], workers: int):
-    """Draw and save the items in any number of processes; yield (item, records) as they are done."""
+    """Draw and save the items, many of them in `workers` processes; yield (item, records) as they are done."""
     bar = tqdm(total=len(items), desc=str(root.name), unit="item", mininterval=1.0)
     with bar:
-        if workers == 1 or len(items) < 2:
+        if workers == 1 or len(items) < FEW:
             for item in items:
                 yield item, save_item(root, item)
                 bar.update()

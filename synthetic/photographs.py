@@ -12,6 +12,7 @@ The same picture is sometimes in two packages, so every training picture that ne
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import re
 from pathlib import Path
@@ -60,8 +61,9 @@ class PhotographSets:
     duplicates: dict[str, str]
 
 
+@functools.cache
 def find_photographs() -> PhotographSets:
-    """Find, filter and separate the training and the test photographs; sorted by name, the same on every machine.
+    """Find, filter and separate the training and the test photographs; sorted by name, the same on every machine. Looked for once in a process.
 
     Raises:
         FileNotFoundError: a package is not installed.

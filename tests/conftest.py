@@ -10,6 +10,13 @@ from diffharmony.tests.host.comfy_server import VERSIONS, ComfyServer, find_host
 from diffharmony.tests.made.host_models import make_models, make_pictures
 
 
+def pytest_collection_modifyitems(items):
+    """In several processes (`--dist loadgroup`) each host's tests stay in one, with one server; all others stay with their file."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        item.add_marker(pytest.mark.xdist_group(params.get("host") or item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A folder with the made-up models and pictures."""

@@ -3,9 +3,6 @@
 import json
 import math
 import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from diffharmony.applications.reproduce.table2_miniature import Small
 from diffharmony.applications.reproduce.tables import Setting, find_models, markdown, prediction_folder, predictions_place, run_table
 from diffharmony.common.assets import TINY
 from diffharmony.common.images import pil_to_mask, pil_to_tensor, tensor_to_pil
+from diffharmony.common.processes import processes
 from diffharmony.dataset.foreground_ratio import foreground_shares
 from diffharmony.dataset.pairs import read_list
 from diffharmony.diffusion import harmonize, load_unet
@@ -95,28 +93,17 @@ def test_a_killed_run_is_gone_on_with(data, tmp_path):
         run_table(TABLES["table1"], setting, tmp_path, state=state, seed=5)
 
 
-def test_two_processes_write_what_one_writes(data, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        "from pathlib import Path\n"
-        "from diffharmony.applications.reproduce.paper import TABLES\n"
-        "from diffharmony.applications.reproduce.tables import Setting, find_models, run_table\n"
-        "from diffharmony.train.run.accelerator import processes\n"
-        f"setting = Setting(Path({str(data)!r}), 'IHD_test.txt', (find_models(Path({str(TINY)!r})),), size_divisor=16, kept=32)\n"
-        f"state = processes()\nresult = run_table(TABLES['table1'], setting, Path({str(tmp_path / 'two')!r}), state=state)\n"
-        "print(state.num_processes, bool(result))\n"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # what `torchrun --nproc_per_node 2` sets
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    started = [
-        subprocess.Popen([sys.executable, str(script)], env={**shared, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    assert [process.communicate(timeout=240)[0].split() for process in started] == [["2", "True"], ["2", "False"]]
+def table_1_in_a_process(arguments):
+    """What `test_two_processes` starts."""
+    data, out = map(Path, arguments)
+    state = processes()
+    print(json.dumps([state.num_processes, bool(run_table(TABLES["table1"], small(data), out, state=state))]))
+
+
+def test_two_processes_write_what_one_writes(data, tmp_path, runs):
+    started = runs.start_processes(2, data, tmp_path / "two", function=f"diffharmony.tests.unit.applications.test_reproduce:{table_1_in_a_process.__name__}")
+    assert [process.wait() for process in started] == [0, 0]
+    assert [json.loads(process.output().splitlines()[-1]) for process in started] == [[2, True], [2, False]]
     run_table(TABLES["table1"], small(data), tmp_path / "one", state=PartialState(cpu=True))
     ones = sorted((tmp_path / "one" / "predictions").rglob("*.png"))
     assert len(ones) == 2 * COUNT
@@ -158,7 +145,7 @@ def test_figures(data, tmp_path):
         assert Image.open(tmp_path / name).size[0] > 600
 
 
-MINI = Miniature(seeds=1, composites=3, steps=2, refinement_steps=1, photo_crops=10, refined=2, jobs=1)
+MINI = Miniature(seeds=1, composites=3, steps=1, refinement_steps=1, photo_crops=10, refined=2)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +154,7 @@ def work(tmp_path_factory):
 
 
 def test_the_miniature_trains_its_cells_and_says_so(work, tmp_path):
-    setting = make_setting("table5", replace(MINI, jobs=2), work)
+    setting = make_setting("table5", MINI, work)
     names = [row.method.vae for row in TABLES["table5"].rows]
     assert set(names) <= set(setting.models[0]) | set(setting.failed[0])
     zero, random = (load_harmony_vae(setting.models[0][f"table5_{start}_encoder_and_decoder"]) for start in ("zero", "random"))

@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,6 +95,13 @@ def test_weights_that_overflow_before_they_are_saved_are_a_training_that_diverge
     with pytest.raises(ValueError, match="multiple of 8"):
         train_all([Training("x", 0, refused, Config)], 1, trained, broken)
     assert not (tmp_path / VERDICT).exists()
+
+
+def test_several_trainings_at_a_time_have_a_process_each(tmp_path):
+    trainings = [Training(name, 0, vars, SimpleNamespace(run=RunConfig(out=tmp_path / name), checkpoint=f"{name}.safetensors")) for name in "xy"]
+    trained = ({},)
+    train_all(trainings, 2, trained, ({},))
+    assert trained == ({"x": Path("x.safetensors"), "y": Path("y.safetensors")},)
 
 
 def rewritten(data):

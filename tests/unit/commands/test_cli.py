@@ -217,9 +217,9 @@ def test_wrong_usage_exits_with_2(work):
 
 
 def test_an_error_of_a_real_process_is_one_line_and_exit_code_1(work):
-    done = run("harmonize", "nowhere.png", "mask.png", "--out", "x.png", *MODELS, folder=work)
+    done = run("evaluate", "--data", "nowhere", "--predictions", ".", folder=work)
     assert done.returncode == 1 and done.stdout == ""
-    assert "Traceback" not in done.stderr and "image 'nowhere.png' must exist" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr and "list file 'IHD_test.txt' must exist" in done.stderr.splitlines()[-1]
 
 
 def test_convert_runs_as_a_command(here, capsys):

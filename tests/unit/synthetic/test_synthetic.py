@@ -102,7 +102,8 @@ def test_the_order_is_sorted_and_the_same_every_time(sets, monkeypatch):
     assert [name for name, _ in sets.train] == sorted(name for name, _ in sets.train)
     monkeypatch.setattr(photographs, "TRAINING_FOLDERS", ())
     monkeypatch.setattr(photographs, "TEST_FOLDERS", ())
-    assert photographs.find_photographs() == photographs.find_photographs()
+    found, again = (photographs.find_photographs.__wrapped__() for _ in range(2))
+    assert found == again
 
 
 def test_diagrams_logos_and_small_pictures_are_rejected(pictures):
@@ -225,7 +226,8 @@ def test_background_is_exact_before_jpeg(tmp_path, pictures):
         assert ((mask > 0) & (mask < 255)).mean() < 0.1
 
 
-def test_same_seed_same_bytes_whatever_the_number_of_workers(tmp_path, pictures):
+def test_same_seed_same_bytes_whatever_the_number_of_workers(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(dataset, "FEW", 2)
     training_set(tmp_path / "one", pictures)
     training_set(tmp_path / "two", pictures, workers=2)
     training_set(tmp_path / "other", pictures, seed=4)
