@@ -21,6 +21,7 @@ from .weights.layout import CONFIG, FORMS, INVERSE, STEM, Layout
 
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DTYPES = (torch.float16, torch.float32)
+SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # of weights
 METADATA_TENSOR = "diffharmony.metadata"
 PROMPT_KEY = "empty_prompt_embeds"  # of a UNet's file, beside its weights
 PARALLEL_PREFIX = "module."  # what DataParallel puts before every name
@@ -172,16 +173,19 @@ def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoi
 def _read_safetensors(path: Path, values: bool) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {
-                name: file.get_tensor(name) if values or name == METADATA_TENSOR else torch.empty(file.get_slice(name).get_shape(), device="meta")
-                for name in file.keys()
-            }
+            tensors = {name: file.get_tensor(name) if values or name == METADATA_TENSOR else _without_values(file, name) for name in file.keys()}
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} must be a whole safetensors file, got {path.stat().st_size} bytes that cannot be read ({error}). "
             "It is damaged or cut off: copy or download it again."
         ) from error
+
+
+def _without_values(file: Any, name: str) -> torch.Tensor:
+    tensor = file.get_slice(name)
+    dtype = SAFETENSORS_DTYPES.get(tensor.get_dtype()) or file.get_tensor(name).dtype
+    return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
 
 
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:

@@ -70,3 +70,15 @@ def test_building_a_dataset_opens_runs_and_leaves_a_pair(server, page):
     pairs = read_list(root, "IHD_train.txt")
     assert len(pairs) == before + 1
     assert len({Image.open(path).size for path in (pairs[-1].composite, pairs[-1].mask, pairs[-1].real)}) == 1
+
+
+def test_a_missing_model_is_named_with_where_it_belongs(page):
+    """As in a workflow of `diffharmony push` whose files were chosen from the lists: not "Unknown"."""
+    workflow = json.loads((REPOSITORY / "workflows" / "harmonize_advanced.json").read_text(encoding="utf-8"))
+    (loader,) = [node for node in workflow["nodes"] if node["type"] == "DiffHarmonyLoadHarmonyVAE"]
+    loader["properties"]["models"][0]["name"] = loader["widgets_values"][0] = "absent_vae.safetensors"
+    page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+    page.get_by_text("View details").first.click()
+    page.get_by_text("Missing Models").first.wait_for()
+    shown = page.inner_text("body")
+    assert "absent_vae.safetensors" in shown and "vae (1)" in shown and "Unknown" not in shown, shown

@@ -108,7 +108,7 @@ class HubServer:
     @web.middleware
     async def _noted(self, request: web.Request, handler):
         self.requests.append(f"{request.method} {request.path}")
-        if request.method in ("POST", "PUT") and not _is_ours(request) and not request.path.endswith("validate-yaml"):
+        if request.method == "POST" and not _is_ours(request) and not request.path.endswith("validate-yaml"):
             return _json({"error": "Invalid username or password."}, 401)
         return await handler(request)
 
@@ -124,7 +124,7 @@ class HubServer:
         asked = await request.json()
         name = f"{asked.get('organization') or 'acme'}/{asked['name']}"
         if name in self.repositories:
-            return _json({"error": "You already created this model repo"}, 409)
+            return _json({"error": "You already created this model repo", "url": f"{self.endpoint}/{name}"}, 409)
         self.repositories[name] = Repository(private=asked.get("visibility") == "private" or bool(asked.get("private")))
         self.repositories[name].commit({})
         return _json({"url": f"{self.endpoint}/{name}"})
@@ -171,8 +171,8 @@ class HubServer:
     async def _lfs_batch(self, request):
         objects = (await request.json())["objects"]
         return _json({"transfer": "basic", "objects": [
-            {**one, "authenticated": True, "actions": {"upload": {"href": f"{self.endpoint}/uploads/{one['oid']}", "header": {
-                "Authorization": f"Bearer {TOKEN}"}}}} for one in objects
+            # a link that carries its own permission, as the Hub's do
+            {**one, "authenticated": True, "actions": {"upload": {"href": f"{self.endpoint}/uploads/{one['oid']}"}}} for one in objects
         ]})  # fmt: skip
 
     async def _upload(self, request):
@@ -195,7 +195,8 @@ class HubServer:
             elif entry["key"] != "header":
                 return _json({"error": f"{entry['key']} is nothing that a push should do"}, 400)
         oid = repository.commit(files)
-        return _json({"commitUrl": f"{self.endpoint}/commit/{oid}", "commitOid": oid, "pullRequestUrl": None})
+        name = f"{request.match_info['owner']}/{request.match_info['name']}"
+        return _json({"commitUrl": f"{self.endpoint}/{name}/commit/{oid}", "commitOid": oid, "pullRequestUrl": None})
 
     async def _tag(self, request):
         repository, oid, _ = self._found(request)
