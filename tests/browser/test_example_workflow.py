@@ -12,7 +12,7 @@ from diffharmony.dataset.pairs import read_list
 from diffharmony.tests.browser.author_workflow import numbered
 from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.browser.frontend import as_prompt, needs_chromium, open_frontend
-from diffharmony.tests.host.comfy_server import REPOSITORY
+from diffharmony.tests.host.comfy_server import REPOSITORY, VERSIONS
 
 pytestmark = needs_chromium
 
@@ -72,8 +72,10 @@ def test_building_a_dataset_opens_runs_and_leaves_a_pair(server, page):
     assert len({Image.open(path).size for path in (pairs[-1].composite, pairs[-1].mask, pairs[-1].real)}) == 1
 
 
-def test_a_missing_model_is_named_with_where_it_belongs(page):
+def test_a_missing_model_is_named_with_where_it_belongs(host, page):
     """As in a workflow of `diffharmony push` whose files were chosen from the lists: not "Unknown"."""
+    if host.version == VERSIONS[1]:
+        pytest.skip("its frontend has another panel")
     workflow = json.loads((REPOSITORY / "workflows" / "harmonize_advanced.json").read_text(encoding="utf-8"))
     (loader,) = [node for node in workflow["nodes"] if node["type"] == "DiffHarmonyLoadHarmonyVAE"]
     loader["properties"]["models"][0]["name"] = loader["widgets_values"][0] = "absent_vae.safetensors"
@@ -81,4 +83,4 @@ def test_a_missing_model_is_named_with_where_it_belongs(page):
     page.get_by_text("View details").first.click()
     page.get_by_text("Missing Models").first.wait_for()
     shown = page.inner_text("body")
-    assert "absent_vae.safetensors" in shown and "vae (1)" in shown and "Unknown" not in shown, shown
+    assert "absent_vae.safetensors\nvae\n" in shown and "Unknown" not in shown, shown

@@ -11,11 +11,17 @@ from diffharmony.tests.host.prompts import changed, harmonize, without
 
 
 @pytest.fixture(scope="module")
-def commit(host, hub, made, tmp_path_factory):
+def name(host):
+    """A repository of each host's own: the Hub is one for all."""
+    return "acme/" + host.version.replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def commit(name, hub, made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
-    for name in ("harmony_vae.safetensors", "harmonization_unet.safetensors"):
-        shutil.copyfile(made / name, folder / name)
-    repository = hub.add(f"acme/{host.version}", folder)
+    for file in ("harmony_vae.safetensors", "harmonization_unet.safetensors"):
+        shutil.copyfile(made / file, folder / file)
+    repository = hub.add(name, folder)
     repository.tags["v1"] = repository.branches["main"]
     return repository.branches["main"]
 
@@ -24,10 +30,9 @@ def from_hub(**ids):
     return changed(without(harmonize(), "plain", "plain_decode"), **{node: {"hub_id": hub_id} for node, hub_id in ids.items()})
 
 
-def test_models_come_from_the_hub_when_they_are_named_and_only_then(host, hub, commit, run):
-    name = f"acme/{host.version}"
+def test_models_come_from_the_hub_when_they_are_named_and_only_then(name, hub, commit, run):
     expected = run(from_hub())
-    assert not [request for request in hub.requests if host.version in request]
+    assert not [request for request in hub.requests if name in request]
     found = run(from_hub(vae=f"{name}@v1:harmony_vae.safetensors", unet=f" {name}@{commit}:harmonization_unet.safetensors "))
     assert np.array_equal(found.images["conditional"][0], expected.images["conditional"][0])
     assert sorted(hub.downloads) == [f"{name}/harmonization_unet.safetensors", f"{name}/harmony_vae.safetensors"]
@@ -37,8 +42,7 @@ def test_models_come_from_the_hub_when_they_are_named_and_only_then(host, hub, c
     hub.downloads.clear()
 
 
-def test_what_is_no_pinned_model_is_refused(host, hub, commit, error_of):
-    name = f"acme/{host.version}"
+def test_what_is_no_pinned_model_is_refused(name, commit, error_of):
     assert f"Write {name}@{commit}:harmony_vae.safetensors." in error_of(from_hub(vae=f"{name}@main:harmony_vae.safetensors"))
     assert f"got none. Write {name}@{commit}:harmony_vae.safetensors." in error_of(from_hub(vae=f"{name}:harmony_vae.safetensors"))
     assert "hub_id must be owner/name@revision" in error_of(from_hub(vae="https://huggingface.co/acme/x"))
