@@ -47,7 +47,7 @@ class HarmonizeConfig:
     has both, both count."""
     compose: Path | None = None
     """Image file of a background: the cut-out, or each of a folder, is placed on it without the fringe of its old background, as by the node
-    Compose Foreground, and then harmonized. The result has the background's size."""
+    Composite Foreground, and then harmonized. The result has the background's size."""
     position: tuple[float, float] | None = None
     """With --compose: where the object's middle lies, as a share of the background's width and height. Without it the middle: 0.5 0.5."""
     scale: float | None = None
