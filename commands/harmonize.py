@@ -30,19 +30,30 @@ class HarmonizeConfig:
       diffharmony harmonize composite.png mask.png --out harmonized.png
       diffharmony harmonize composite.png mask.png --out harmonized.png --variants 3 --mask-grow 2 --mask-feather 3
       diffharmony harmonize composites/ masks/ --out harmonized/
+      diffharmony harmonize cutout.png --compose background.jpg --position 0.3 0.7 --scale 0.5 --out harmonized.png
       diffharmony harmonize composite.png mask.png --out harmonized.png --vae harmony_vae.safetensors \\
           --unet harmonization_unet.safetensors --size 1024 --device cuda --dtype float16
     """
 
     composite: ImageArgument
-    """Image file: an object pasted on a background. Or a folder of such."""
+    """Image file: an object pasted on a background; with --compose the object alone, a cut-out. Or a folder of such."""
     out: Path
     """Image file to write (.png, .jpg, .webp, .tif), with the composite's colour profile and resolution; 16-bit input becomes
     8 bits per channel, and transparency is dropped. An existing file is replaced. For a folder of composites: a folder, made where
     missing, for files of their names."""
     mask: MaskArgument = None
     """Mask file of the same size: white is the pasted object; grey edges blend. For a folder of composites: a folder of masks of the same
-    names, of any image format. Without it the composite's own transparency: what is opaque is the object."""
+    names, of any image format. Without it the composite's own transparency: what is opaque is the object. With --compose of a cut-out that
+    has both, both count."""
+    compose: Path | None = None
+    """Image file of a background: the cut-out, or each of a folder, is placed on it without the fringe of its old background, as by the node
+    Composite Foreground, and then harmonized. The result has the background's size."""
+    position: tuple[float, float] | None = None
+    """With --compose: where the object's middle lies, as a share of the background's width and height. Without it the middle: 0.5 0.5."""
+    scale: float | None = None
+    """With --compose: the object's height as a share of the background's. 0, or without it: the cut-out's own pixels."""
+    feather: float | None = None
+    """With --compose: soften the object's edge over so many pixels. Without it: 0."""
     vae: Path = TINY / "harmony_vae.safetensors"
     """Harmony-VAE: our single file, a diffusers folder, the authors' archive, or on the Hub owner/name@revision:file (a commit or a tag;
     HF_TOKEN for what is private). The default is a tiny model for trying out."""
@@ -66,6 +77,8 @@ class HarmonizeConfig:
     """Soften the mask's edge over so many pixels to either side."""
     invert_mask: bool = False
     """For masks whose foreground is black."""
+    decontaminate: bool = False
+    """At soft edges relight the foreground's own colour alone, not what shines through of the background."""
     paste_background: bool = True
     """Lay the relit foreground over the composite, whose background stays exactly as it was."""
     plain: bool = False
@@ -96,11 +109,19 @@ class HarmonizeConfig:
 
 
 class Job(NamedTuple):
-    """One composite, its mask or None for its own transparency, and where the result goes."""
+    """One composite or cut-out, its mask or None for its own transparency, and where the result goes."""
 
     composite: Path
     mask: Path | None
     out: Path
+
+
+class Picture(NamedTuple):
+    """What is read of a job: the composite, what of it is harmonized in its place, its mask."""
+
+    composite: torch.Tensor
+    shown: torch.Tensor
+    mask: torch.Tensor
 
 
 def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
@@ -120,7 +141,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     jobs = _jobs(config)
     seeds = variant_seeds(config.seed, config.variants)
     outs = [_outs(job.out, len(seeds)) for job in jobs]
-    inputs = [path for job in jobs for path in (job.composite, job.mask)] + [config.vae, config.unet, config.refinement]
+    inputs = [path for job in jobs for path in (job.composite, job.mask)] + [config.compose, config.vae, config.unet, config.refinement]
     for out in (path for paths in outs for path in paths):
         check_image_path(out)
         _refuse_overwriting(out, [path for path in inputs if path is not None])
@@ -148,13 +169,13 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
     written = []
     with tqdm(total=steps * len(jobs), desc="Sampling", file=sys.stderr) as bar:
         for job, paths in zip(jobs, outs):
-            composite, mask = first if job is jobs[0] else _read(job, config)
+            picture = first if job is jobs[0] else _read(job, config)
             before = bar.n
             harmonized = harmonize(
                 vae,
                 unet,
-                composite.expand(len(seeds), -1, -1, -1),
-                mask,
+                picture.shown.expand(len(seeds), -1, -1, -1),
+                picture.mask,
                 steps,
                 seeds,
                 size=config.size or "auto",
@@ -167,13 +188,14 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
                 progress=lambda done, total: bar.update(before + done * steps // total - bar.n),
                 crop="auto" if config.crop_to_foreground else None,
             )
-            written.append(_write(job, paths, composite, mask, harmonized, seeds, classifier, config.size or "auto", unet.sizes))
+            written.append(_write(job, paths, picture, harmonized, config, seeds, classifier, unet.sizes))
     return _report(config, unet, written, steps, detail, device)
 
 
 def _report(config: HarmonizeConfig, unet, written: list[dict[str, Any]], steps: int, detail: str, device) -> dict[str, Any]:
     return {
         "command": "harmonize",
+        "compose": None if config.compose is None else str(config.compose),
         **(written[0] if config.composite.is_file() else {"out": str(config.out), "images": written}),
         "steps": steps,
         "seed": config.seed,
@@ -199,7 +221,8 @@ class _Frames(Sequence):
         return len(self.jobs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return _read(self.jobs[index], self.config, empty=True)
+        picture = _read(self.jobs[index], self.config, empty=True)
+        return picture.shown, picture.mask
 
 
 def _write_frames(config: HarmonizeConfig, jobs: list[Job], outs: list[list[Path]], vae, unet, steps: int, refinement) -> list[dict[str, Any]]:
@@ -215,7 +238,7 @@ def _write_frames(config: HarmonizeConfig, jobs: list[Job], outs: list[list[Path
             refinement=refinement, progress=lambda done, total: bar.update(),
         )  # fmt: skip
         for index, harmonized in enumerate(found):
-            written.append(_write(jobs[index], outs[index], *frames[index], harmonized, [config.seed], None, config.size or "auto", unet.sizes))
+            written.append(_write(jobs[index], outs[index], _read(jobs[index], config, empty=True), harmonized, config, [config.seed], None, unet.sizes))
     return written
 
 
@@ -226,6 +249,15 @@ def _jobs(config: HarmonizeConfig) -> list[Job]:
     def pictures(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
+    placed = [name for name in ("position", "scale", "feather") if getattr(config, name) is not None]
+    if config.compose is None and placed:
+        raise ValueError(f"--{placed[0]} must come with --compose, got it alone. Add --compose background.jpg, or leave it out.")
+    if config.compose is not None and config.compose.is_dir():
+        raise ValueError(f"--compose must be one image file, got the folder {config.compose}. Run the command once for each background.")
+    if config.compose is not None and config.invert_mask and config.mask is None:
+        raise ValueError("--invert-mask must come with a mask where there is --compose, got none. Leave it out: what is opaque of the cut-out stays.")
+    if config.compose is not None and config.smoothing:
+        raise ValueError(f"smoothing must be 0 with --compose, got {config.smoothing:g}. Each cut-out is placed by its own object: compose the video first.")
     if not config.composite.is_dir():
         return [Job(config.composite, config.mask, config.out)]
     if config.mask is not None and not config.mask.is_dir():
@@ -246,15 +278,26 @@ def _outs(out: Path, count: int) -> list[Path]:
     return [out, *(out.with_stem(f"{out.stem}-{name}") for name in more)]
 
 
-def _read(job: Job, config: HarmonizeConfig, empty: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def _read(job: Job, config: HarmonizeConfig, empty: bool = False) -> Picture:
     from ..common.images import load_alpha, load_image, load_mask
     from ..diffusion.mask_edges import edit_mask
+    from ..synthetic.compose import compose_foreground, load_cutout
+    from ..synthetic.foreground import own_colours
 
-    composite, mask = load_image(job.composite), load_alpha(job.composite) if job.mask is None else load_mask(job.mask, empty=empty)
-    return composite, edit_mask(mask, invert=config.invert_mask, grow=config.mask_grow, feather=config.mask_feather)
+    given = None if job.mask is None else load_mask(job.mask, empty=empty)
+    invert = config.invert_mask
+    if config.compose is None:
+        composite, mask = load_image(job.composite), load_alpha(job.composite) if given is None else given
+    else:
+        cutout = load_cutout(job.composite, 1 - given if invert and given is not None else given)
+        x, y = config.position or (0.5, 0.5)
+        composite, mask = compose_foreground(*cutout, load_image(config.compose), x=x, y=y, scale=config.scale or 0.0, feather=config.feather or 0.0)
+        invert = False
+    mask = edit_mask(mask, invert=invert, grow=config.mask_grow, feather=config.mask_feather)
+    return Picture(composite, own_colours(composite, mask) if config.decontaminate else composite, mask)
 
 
-def _write(job: Job, paths: list[Path], composite, mask, harmonized, seeds: list[int], classifier, size, sizes) -> dict[str, Any]:
+def _write(job: Job, paths: list[Path], picture: Picture, harmonized, config: HarmonizeConfig, seeds: list[int], classifier, sizes) -> dict[str, Any]:
     """Write a job's results, and say what they are."""
     import torch
 
@@ -263,10 +306,13 @@ def _write(job: Job, paths: list[Path], composite, mask, harmonized, seeds: list
     from ..common.sheets import labelled_sheet
     from ..diffusion.inference import working_size
     from ..diffusion.variants import most_harmonious_first, variant_label
+    from ..synthetic.foreground import mixed_again
 
+    composite, shown, mask = picture
+    harmonized = harmonized if shown is composite else mixed_again(composite, shown, harmonized).clamp(-1, 1)
     scores = [None] * len(seeds) if classifier is None else unharmonious_probability(classifier, harmonized, mask, batch_size=1).tolist()
     order = [0] if classifier is None else most_harmonious_first(scores)
-    info = image_info(job.composite)
+    info = image_info(config.compose or job.composite)
     for number, path in zip(order, paths):
         save_image(harmonized[number], path, info)
     if len(order) > 1:
@@ -278,7 +324,7 @@ def _write(job: Job, paths: list[Path], composite, mask, harmonized, seeds: list
         "out": str(job.out),
         "width": width,
         "height": height,
-        "working_size": list(working_size(height, width, size, sizes))[::-1],
+        "working_size": list(working_size(height, width, config.size or "auto", sizes))[::-1],
         "foreground": round((mask >= 0.5).float().mean().item(), 6),
         "variants": [{"out": str(path), "seed": seeds[number], "unharmonious": scores[number]} for number, path in zip(order, paths)],
     }

@@ -13,11 +13,13 @@ from comfy_execution.graph_utils import GraphBuilder
 
 from ..common.direction import require_direction
 from ..common.images import resize_image, resize_mask
-from ..common.masks import THRESHOLD, check_foreground, same_batch, warn_if_dull
+from ..common.masks import THRESHOLD, check_foreground, check_size, same_batch, warn_if_dull
 from ..diffusion.mask_edges import LARGEST_REACH, edit_mask
 from ..diffusion.model_files import Pair, pairs
 from ..diffusion.variants import MOST_VARIANTS, most_harmonious_first, variant_label, variant_seeds
 from . import host_images
+from .compositing.compose import NODE as COMPOSE
+from .compositing.compose import compose
 from .conditioning import condition_sampling, sample_latent
 from .decode import check_harmony_vae, decode_harmonized
 from .loaders import (
@@ -47,19 +49,19 @@ class Harmonized(NamedTuple):
 
 def harmonize_image(
     model, vae, classifier, image: torch.Tensor, mask: torch.Tensor, *, seed: int, strength: float, detail: str, size: int, steps: int,
-    variants: int, paste_background: bool, crop: bool = False, smoothing: float = 0.0,
+    variants: int, paste_background: bool, crop: bool = False, smoothing: float = 0.0, decontaminate: bool = False,
 ) -> Harmonized:  # fmt: skip
     """Harmonize composites of any size. image: IMAGE [B,H,W,3 or 4]. mask: MASK [B or 1,H,W], soft edges blend.
 
     crop: work in windows around foregrounds that are small, see `diffusion.crop`. smoothing: over how many frames the light is averaged,
-    where the images are a video's, see `diffusion.frames`; 0: each by itself.
+    where the images are a video's, see `diffusion.frames`; 0: each by itself. decontaminate: see `synthetic.foreground.own_colours`.
     classifier: a HostClassifier that says which variant comes first, or None: they stay in their order. steps: 0 is what the model's file
     says. size: as of `to_working_size`. The rest: as of `diffusion.harmonize`. The image is encoded once for all variants.
     Raises: ValueError for models of another kind or direction, and what Harmony Conditioning and Transfer Harmony refuse.
     Source: DESIGN.md, data flow 2 and 5.
     """
-    from ..diffusion.crop import planned_crops, stitch_crops
-    from ..diffusion.inference import default_steps, working_size
+    from ..diffusion.inference import default_steps
+    from ..synthetic.foreground import mixed_again, own_colours
 
     facts = facts_of(model)
     if facts.empty_prompt_embeds is None:
@@ -69,20 +71,37 @@ def harmonize_image(
     require_direction(vae, "harmonize", "harmony_vae")
     seeds = variant_seeds(seed, variants)
     steps = steps or default_steps(facts, detail, variants)
+    if smoothing and (detail != "transfer" or variants != 1):
+        raise ValueError(f"{NODE}: smoothing must be 0 for detail {detail!r} and {variants} variants, got {smoothing:g}. Choose transfer and 1.")
+    shown = host_images.to_image(own_colours(*_planes(image, mask)).clamp(0, 1)) if decontaminate else image
     if smoothing:
-        if detail != "transfer" or variants != 1:
-            raise ValueError(f"{NODE}: smoothing must be 0 for detail {detail!r} and {variants} variants, got {smoothing:g}. Choose transfer and 1.")
-        images = _harmonize_frames(model, vae, image, mask, seed, strength, size, steps, smoothing, paste_background)
-        return _in_order(image[:1], mask[:1], [images[:1]], seeds, None)._replace(images=images)
+        results = [_harmonize_frames(model, vae, shown, mask, seed, strength, size, steps, smoothing, paste_background)]
+    else:
+        results = _harmonize_images(model, vae, shown, mask, seeds, strength, detail, size, steps, paste_background, crop)
+    if decontaminate:
+        results = [mixed_again(image[..., :3], shown, result).clamp(0, 1) for result in results]
+    if smoothing:  # of a video the first frame is shown
+        return _in_order(image[:1], mask[:1], [results[0][:1]], seeds, None)._replace(images=results[0])
+    return _in_order(image, mask, results, seeds, classifier)
+
+
+def _harmonize_images(
+    model, vae, image: torch.Tensor, mask: torch.Tensor, seeds: list[int], strength: float, detail: str, size: int, steps: int,
+    paste_background: bool, crop: bool,
+) -> list[torch.Tensor]:  # fmt: skip
+    """IMAGE [B,H,W,3] for each seed, of images each by itself; where crop says so, in windows around small foregrounds."""
+    from ..diffusion.crop import planned_crops, stitch_crops
+    from ..diffusion.inference import working_size
+
     planes, masks = _planes(image, mask)
-    crops = planned_crops(masks, "auto" if crop else None, paste_background, max(working_size(*planes.shape[-2:], size or None, facts.sizes)))
-    bar = comfy.utils.ProgressBar(variants * (steps * max(1, len(crops)) + len(crops or planes)))
+    least = max(working_size(*planes.shape[-2:], size or None, facts_of(model).sizes))
+    crops = planned_crops(masks, "auto" if crop else None, paste_background, least)
+    bar = comfy.utils.ProgressBar(len(seeds) * (steps * max(1, len(crops)) + len(crops or planes)))
     if not crops:
-        results = [
+        return [
             transfer(image, mask, decoded, model, strength, paste_background, detail)
             for decoded in _sampled(model, vae, image, mask, size, seeds, steps, bar)
         ]
-        return _in_order(image, mask, results, seeds, classifier)
     windows = []
     for one in crops:
         window, window_mask = host_images.to_image(one.of(planes)), one.of(masks)[:, 0]
@@ -90,8 +109,7 @@ def harmonize_image(
             host_images.to_planes(transfer(window, window_mask, decoded, model, strength, False, detail))
             for decoded in _sampled(model, vae, window, window_mask, size, seeds, steps, bar)
         ])
-    results = [host_images.to_image(stitch_crops(planes, masks, crops, of_seed)) for of_seed in zip(*windows)]
-    return _in_order(image, mask, results, seeds, classifier)
+    return [host_images.to_image(stitch_crops(planes, masks, crops, of_seed)) for of_seed in zip(*windows)]
 
 
 def _planes(image: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
@@ -167,6 +185,20 @@ def _preview(image: torch.Tensor) -> torch.Tensor:
     height, width = image.shape[-2:]
     scale = min(1.0, PREVIEW_SIDE / max(height, width))
     return resize_image(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def laid_over(
+    image: torch.Tensor, foreground: torch.Tensor, mask: torch.Tensor | None, invert_mask: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """IMAGE with a layer over it, as it lies: the composite IMAGE [B,H,W,3] and its MASK [B,H,W].
+
+    foreground: IMAGE of image's size, of 4 channels or with a mask (white stays; with invert_mask black), see `compose`.
+    Raises: ValueError for another size, and as `compose`.
+    """
+    check_size(
+        "foreground", foreground.movedim(-1, 1), "image", image.movedim(-1, 1), f"Place it with '{COMPOSE}', and connect its image and mask here."
+    )
+    return compose(image, foreground, mask, invert_mask=invert_mask, x=None, y=None)
 
 
 def foreground_of(image: torch.Tensor, mask: torch.Tensor | None, **edits) -> torch.Tensor:
@@ -276,6 +308,10 @@ class HarmonizeImage(io.ComfyNode):
                     tooltip="For a video's frames: over how many of them the light is averaged, so that it does not flicker; 8 is a good "
                     "start. 0 = each image by itself.",
                 ),
+                io.Boolean.Input(
+                    "decontaminate", default=False, advanced=True, optional=True,
+                    tooltip="At soft edges relight the foreground's own colour alone, not what shines through of the background.",
+                ),
                 io.Model.Input("model", optional=True, tooltip="A UNet of Load Harmonization UNet, in place of that of models."),
                 io.Vae.Input("harmony_vae", optional=True, tooltip="A Harmony-VAE of Load Harmony-VAE, in place of that of models."),
                 Classifier.Input(
@@ -283,6 +319,12 @@ class HarmonizeImage(io.ComfyNode):
                     optional=True,
                     tooltip=f"What orders the variants. Without it: the newest in models/{CLASSIFIERS}, else the small one that comes with "
                     "DiffHarmony.",
+                ),
+                io.Image.Input(
+                    "foreground",
+                    optional=True,
+                    tooltip="In place of a composite: a cut-out of the image's size, laid over it as it lies, which then is the background. Its "
+                    "transparency (4 channels) or mask says what stays. One of another size: place it with Composite Foreground.",
                 ),
             ],
             outputs=[
@@ -296,12 +338,16 @@ class HarmonizeImage(io.ComfyNode):
     @classmethod
     def execute(
         cls, image, models=TINY_PAIR, seed=0, strength=1.0, detail="transfer", working_size=0, steps=0, variants=1, mask_grow=0, mask_feather=0,
-        invert_mask=False, paste_background=True, crop_to_foreground=True, smoothing=0.0, mask=None, model=None, harmony_vae=None, classifier=None,
+        invert_mask=False, paste_background=True, crop_to_foreground=True, smoothing=0.0, decontaminate=False, mask=None, model=None,
+        harmony_vae=None, classifier=None, foreground=None,
     ) -> io.NodeOutput:  # fmt: skip
-        foreground = foreground_of(image, mask, invert=invert_mask, grow=mask_grow, feather=mask_feather)
+        if foreground is not None:
+            image, mask = laid_over(image, foreground, mask, invert_mask)
+            invert_mask = False
+        mask = foreground_of(image, mask, invert=invert_mask, grow=mask_grow, feather=mask_feather)
         options = {
             "seed": seed, "strength": strength, "detail": detail, "steps": steps, "variants": variants, "paste_background": paste_background,
-            "smoothing": smoothing,
+            "smoothing": smoothing, "decontaminate": decontaminate,
         }  # fmt: skip
         loaders = _missing(models, model, harmony_vae, classifier, variants)
         if loaders:
@@ -311,14 +357,14 @@ class HarmonizeImage(io.ComfyNode):
             linked = {name: value for name, value in given.items() if value is not None}
             linked |= {name: graph.node(node_id, **choice).out(0) for name, (node_id, choice) in loaders.items()}
             node = graph.node(
-                NODE_ID, image=image, mask=foreground, models=models, working_size=working_size, crop_to_foreground=crop_to_foreground, **options,
+                NODE_ID, image=image, mask=mask, models=models, working_size=working_size, crop_to_foreground=crop_to_foreground, **options,
                 **linked,
             )  # fmt: skip
             return io.NodeOutput(*map(node.out, range(3)), expand=graph.finalize())
-        made = harmonize_image(model, harmony_vae, classifier, image, foreground, size=working_size, crop=crop_to_foreground, **options)
-        per_image = variants if foreground.shape[0] > 1 else 1
+        made = harmonize_image(model, harmony_vae, classifier, image, mask, size=working_size, crop=crop_to_foreground, **options)
+        per_image = variants if mask.shape[0] > 1 else 1
         return io.NodeOutput(
-            made.images, foreground.repeat_interleave(per_image, dim=0), made.sheet, ui=ui.PreviewImage(made.previews, cls=cls)
+            made.images, mask.repeat_interleave(per_image, dim=0), made.sheet, ui=ui.PreviewImage(made.previews, cls=cls)
         )
 
 

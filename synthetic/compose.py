@@ -8,8 +8,8 @@ import os
 import torch
 import torch.nn.functional as F
 
-from ..common.images import blur, open_image, paste_background, pil_to_tensor, resize_image, resize_mask
-from ..common.masks import THRESHOLD, check_foreground, check_image, check_image_and_mask, same_batch
+from ..common.images import blur, load_image, open_image, paste_background, pil_to_tensor, resize_image, resize_mask
+from ..common.masks import THRESHOLD, check_foreground, check_image, check_image_and_mask, check_size, same_batch
 from .foreground import estimate_foreground
 
 SURROUNDINGS = 8  # pixels around the cut-out that show what the old background was
@@ -22,8 +22,8 @@ def compose_foreground(
     alpha: torch.Tensor,
     background: torch.Tensor,
     *,
-    x: float = 0.5,
-    y: float = 0.5,
+    x: float | None = 0.5,
+    y: float | None = 0.5,
     scale: float = 0.0,
     feather: float = 0.0,
     decontaminate: bool = True,
@@ -32,7 +32,8 @@ def compose_foreground(
 
     foreground: [B or 1, 3, h, w], floating, -1..1. alpha: [B or 1, 1, h, w], 0..1, 1 = stays. background: [B or 1, 3, H, W], floating, -1..1.
     x, y: where the middle of the object lies, as a share of the background's width and height: 0 is the left and upper edge, 1 the right and
-    lower. The object is the box of what alpha marks by at least 0.5. scale: the object's height as a share of the background's, up to 4; 0
+    lower; both None: it stays where it lies in its own picture, a layer of the background's size. The object is the box of what alpha marks by
+    at least 0.5. scale: the object's height as a share of the background's, up to 4; 0
     keeps its pixels as they are. feather: softens the edge over about so many pixels of the background, half inwards and half outwards.
     decontaminate: replace the colour of soft edges, which the old background shines through, by the foreground's own.
     What lies outside the background is cut off.
@@ -42,6 +43,8 @@ def compose_foreground(
     _check_options(x, y, scale, feather)
     foreground, alpha = check_image_and_mask(foreground, alpha, "foreground")
     check_image(background, "background")
+    if x is None:
+        check_size("foreground", foreground, "background", background, "Give x and y to place it.")
     foreground, alpha, background = same_batch(
         {"foreground": foreground.to(background.device), "alpha": alpha.to(background.device), "background": background}
     )
@@ -49,26 +52,35 @@ def compose_foreground(
     for index in range(len(background)):
         one = slice(index, index + 1)
         check_foreground(alpha[one], EMPTY_CUTOUT, "alpha")
-        _place(foreground[one], alpha[one], composite[one], mask[one], (x, y), scale, feather, decontaminate)
+        _place(foreground[one], alpha[one], composite[one], mask[one], None if x is None else (x, y), scale, feather, decontaminate)
     return composite, mask
 
 
-def load_cutout(path: str | os.PathLike) -> tuple[torch.Tensor, torch.Tensor]:
+def load_cutout(path: str | os.PathLike, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Read a cut-out file: its colours [1, 3, H, W] float32 in [-1, 1] and its transparency as alpha [1, 1, H, W] float32 in [0, 1].
 
-    Raises: FileNotFoundError, ValueError as `common.images.load_image`, and ValueError for a picture without transparency.
+    mask: [1, 1, H, W], 0..1, 1 = stays, for a picture without transparency; of one with it both count.
+    Raises: FileNotFoundError, ValueError as `common.images.load_image`, and ValueError for a picture without transparency and mask, or a mask of
+    another size.
     """
     picture = open_image(path)
     transparent = "A" in picture.getbands() or "transparency" in picture.info
     alpha = picture.convert("RGBA").getchannel("A") if transparent else None
-    if alpha is None or alpha.getextrema() == (255, 255):
+    if mask is None and (alpha is None or alpha.getextrema() == (255, 255)):
         raise ValueError(f"{path} must have transparency around the object, got a picture without. Pass its mask as well, or save the cut-out as PNG.")
-    return pil_to_tensor(picture.convert("RGBA")), pil_to_tensor(alpha)[:, :1] / 2 + 0.5
+    colour = load_image(path) if alpha is None else pil_to_tensor(picture.convert("RGBA"))
+    alphas = [] if alpha is None else [pil_to_tensor(alpha)[:, :1] / 2 + 0.5]
+    if mask is not None:
+        check_size("mask", mask, str(path), colour)
+        alphas.append(mask)
+    return colour, torch.stack(alphas).prod(dim=0)
 
 
-def _check_options(x: float, y: float, scale: float, feather: float) -> None:
+def _check_options(x: float | None, y: float | None, scale: float, feather: float) -> None:
+    if (x is None or y is None) and not (x is y and scale == 0):
+        raise ValueError(f"x and y must be numbers, or both None with scale 0, got {x!r}, {y!r}, scale {scale!r}. 0.5 is the middle of the background.")
     for name, value in (("x", x), ("y", y)):
-        if not math.isfinite(value):
+        if value is not None and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {value!r}. 0.5 is the middle of the background.")
     if not 0 <= scale <= LARGEST_SCALE:
         raise ValueError(f"scale must lie in 0..{LARGEST_SCALE:g}, got {scale!r}. 0 keeps the cut-out's size; 0.5 is half the background's height.")
@@ -77,7 +89,7 @@ def _check_options(x: float, y: float, scale: float, feather: float) -> None:
 
 
 def _place(
-    foreground: torch.Tensor, alpha: torch.Tensor, composite: torch.Tensor, mask: torch.Tensor, place: tuple[float, float],
+    foreground: torch.Tensor, alpha: torch.Tensor, composite: torch.Tensor, mask: torch.Tensor, place: tuple[float, float] | None,
     scale: float, feather: float, decontaminate: bool,
 ) -> None:  # fmt: skip
     """Write one cut-out into one composite and its mask, which are views."""
@@ -88,9 +100,11 @@ def _place(
     height, width = composite.shape[-2:]
     factor = scale * height / (object_box[1] - object_box[0]) if scale else 1.0
     size = tuple(max(1, round(side * factor)) for side in alpha.shape[-2:])
-    # where the object's middle lies within what is placed, and so where that begins
-    middles = [(sum(object_box[2 * axis : 2 * axis + 2])) / 2 * size[axis] / alpha.shape[2 + axis] for axis in (0, 1)]
-    starts = [round(share * side - middle) for share, side, middle in zip(place[::-1], (height, width), middles, strict=True)]
+    starts = [top, left]
+    if place is not None:
+        # where the object's middle lies within what is placed, and so where that begins
+        middles = [(sum(object_box[2 * axis : 2 * axis + 2])) / 2 * size[axis] / alpha.shape[2 + axis] for axis in (0, 1)]
+        starts = [round(share * side - middle) for share, side, middle in zip(place[::-1], (height, width), middles, strict=True)]
     colour, alpha = resize_image(colour, size), resize_mask(alpha, size)
 
     margin = math.ceil(3 * feather / 2)
@@ -105,8 +119,9 @@ def _place(
         if margin:
             shown = blur(F.pad(shown, (margin,) * 4, mode="replicate"), feather / 2)[..., margin:-margin, margin:-margin].clamp(0, 1)
     if shown is None or not (shown >= THRESHOLD).any():
+        where = "where it lies" if place is None else f"around x {place[0]:g}, y {place[1]:g}"
         raise ValueError(
-            f"foreground must lie at least partly on the background, got {size[1]} x {size[0]} px around x {place[0]:g}, y {place[1]:g} of "
+            f"foreground must lie at least partly on the background, got {size[1]} x {size[0]} px {where} of "
             f"{width} x {height} px. Move x and y toward 0.5, or make scale larger."
         )
     mask[..., rows, columns] = shown

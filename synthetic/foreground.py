@@ -16,6 +16,7 @@ from ..common.masks import check_image_and_mask
 
 SMOOTHNESS = 1e-5  # how much neighbours are to be alike where alpha does not change
 GRADIENT = 1.0  # and how much more where it does
+NEIGHBOURS = 8  # pixels beside soft edges that show either colour
 SMALL, SMALL_SWEEPS, SWEEPS = 256, 10, 4  # levels up to this side get more sweeps
 
 
@@ -28,6 +29,35 @@ def estimate_foreground(image: torch.Tensor, alpha: torch.Tensor) -> torch.Tenso
     """
     image, alpha = check_image_and_mask(image.float(), alpha, "image")
     return torch.cat([_of_one(one[None], weight[None]) for one, weight in zip(image, alpha, strict=True)])
+
+
+def own_colours(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The image with the foreground's own colour at the mask's soft edges, in place of its mixture with the background.
+
+    What relights the foreground would relight the background that shines through there as well. Harmonize this in the image's place, and
+    give the change back with `mixed_again`. image: [B, 3, H, W], floating, -1..1. mask: [B or 1, 1, H, W], 0..1.
+    Returns: [B, 3, H, W], the image's dtype; the image itself where no edge is soft. Raises: ValueError for other shapes or ranges.
+    """
+    image, mask = check_image_and_mask(image, mask, "image")
+    soft = (mask > 0) & (mask < 1)
+    if not soft.any():
+        return image
+    own = image.clone()
+    for index in soft.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+        rows, columns = (soft[index, 0].any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
+        place = tuple(slice(max(0, int(found[0]) - NEIGHBOURS), int(found[-1]) + 1 + NEIGHBOURS) for found in (rows, columns))
+        part = (slice(index, index + 1), slice(None), *place)
+        own[part] = torch.where(soft[part], estimate_foreground(image[part], mask[part]).to(own.dtype), own[part])
+    return own
+
+
+def mixed_again(image: torch.Tensor, own: torch.Tensor, relit: torch.Tensor) -> torch.Tensor:
+    """What became of `own_colours(image, mask)`, as a change of the image: of an edge's mixture only the foreground's share changes.
+
+    relit: `own` harmonized, with the background pasted by the mask. All [B, 3, H, W]; several relit of one image too. Returns: as relit; beyond
+    the range by a little where the light is strong.
+    """
+    return torch.where(own == image, relit, image + (relit - own))
 
 
 def _of_one(image: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

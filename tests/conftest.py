@@ -49,7 +49,7 @@ def server(host, made, hub, tmp_path_factory):
         for folder, ending in (("vae", "vae"), ("diffusion_models", "unet"), ("harmony_classifiers", "classifier")):
             for path in made.glob(f"*{ending}.safetensors"):
                 running.add_model(folder, path)
-        for path in made.glob("*.png"):
+        for path in (path for path in made.iterdir() if path.suffix in (".png", ".jpg", ".mp4")):
             running.add_input(path)
         yield running
 

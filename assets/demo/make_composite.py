@@ -1,5 +1,5 @@
 """Make this folder's pictures: composite.png, mask.png and real.png from scikit-learn's sample photograph china.jpg, and from two photographs
-of assets/photos pasted.png and pasted_mask.png, a sheep that was photographed elsewhere.
+of assets/photos pasted.png and pasted_mask.png, a sheep that was photographed elsewhere, and what it is composed of: cutout.png, background.jpg.
 
     .venv/bin/python assets/photos/fetch.py PHOTOS && .venv/bin/python assets/demo/make_composite.py --photos PHOTOS
 
@@ -7,6 +7,7 @@ The photographs are for tests and demonstrations only; nothing is ever trained o
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.datasets import load_sample_image
 
-from diffharmony.common.images import load_image, tensor_to_pil
+from diffharmony.common.images import load_image, resize_image, resize_mask, tensor_to_pil
 from diffharmony.synthetic.compose import compose_foreground
 
 FOLDER = Path(__file__).parent
@@ -26,6 +27,7 @@ LEFT, TOP = 326, 70
 GAIN = (0.45, 0.55, 0.8)
 SHEEP, VILLAGE = "gcompris-qt-data/animals-sheep.jpg", "scratch/Outdoors-village.jpg"
 PLACE = dict(x=0.64, y=0.76, scale=0.38)
+CUTOUT_HEIGHT = 280
 
 
 def make_mask(photograph: np.ndarray) -> np.ndarray:
@@ -54,8 +56,21 @@ def sheep_alpha(photograph: np.ndarray) -> np.ndarray:
     return np.clip(ndimage.gaussian_filter(ndimage.binary_erosion(whole).astype(np.float32), 1.0), 0, 1)
 
 
+def save_cutout(photograph: torch.Tensor, alpha: torch.Tensor) -> None:
+    """The sheep alone, with the green of its meadow in the fringe, as a tool that cuts out leaves it."""
+    rows, columns = (alpha[0, 0].any(dim=axis).nonzero() for axis in (1, 0))
+    place = (..., slice(int(rows[0]) - 4, int(rows[-1]) + 5), slice(int(columns[0]) - 4, int(columns[-1]) + 5))
+    size = [round(side * CUTOUT_HEIGHT / photograph[place].shape[-2]) for side in photograph[place].shape[-2:]]
+    colour, alpha = resize_image(photograph[place], size), resize_mask(alpha[place], size)
+    cutout = tensor_to_pil(torch.where(alpha > 0, colour, -1.0))[0]
+    cutout.putalpha(tensor_to_pil(alpha.expand(-1, 3, -1, -1) * 2 - 1)[0].convert("L"))
+    cutout.save(FOLDER / "cutout.png", optimize=True)
+
+
 def make_pasted(photos: Path) -> None:
+    shutil.copyfile(photos / VILLAGE, FOLDER / "background.jpg")
     alpha = torch.from_numpy(sheep_alpha(np.asarray(Image.open(photos / SHEEP).convert("RGB"))))[None, None]
+    save_cutout(load_image(photos / SHEEP), alpha)
     composite, mask = compose_foreground(load_image(photos / SHEEP), alpha, load_image(photos / VILLAGE), **PLACE)
     for name, picture in (("pasted", composite), ("pasted_mask", mask.expand(-1, 3, -1, -1) * 2 - 1)):
         tensor_to_pil(picture)[0].convert("L" if name.endswith("mask") else "RGB").save(FOLDER / f"{name}.png", optimize=True)

@@ -1,4 +1,4 @@
-"""Compose Foreground: a cut-out on a background."""
+"""Composite Foreground: a cut-out on a background."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ...common.masks import same_batch
 from ...synthetic.compose import LARGEST_SCALE, compose_foreground
 from .. import host_images
 from ..loaders import CATEGORY
+
+# The frontend's search puts names before aliases, and core nodes' names have these words.
+NODE = "Composite Foreground (Paste, Blend)"
 
 
 def compose(
@@ -43,10 +46,10 @@ class ComposeForeground(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiffHarmonyComposeForeground",
-            display_name="Compose Foreground",
+            display_name=NODE,
             category=CATEGORY,
             description="Places a cut-out on a background, without the fringe of its old background, and gives the mask for harmonizing it.",
-            search_aliases=["composite", "paste", "blend", "overlay", "cutout", "defringe", "harmonize"],
+            search_aliases=["compose foreground", "composite", "paste", "blend", "overlay", "cutout", "defringe", "harmonize"],
             inputs=[
                 io.Image.Input("background", tooltip="The photograph to place it on. The result has its size."),
                 io.Image.Input("foreground", tooltip="The cut-out: an image with transparency (4 channels), or any image with a mask."),

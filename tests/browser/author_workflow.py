@@ -1,6 +1,6 @@
 """Write the workflows of workflows/ from the API-format prompts of tests/host, through ComfyUI's own frontend.
 
-    .venv/bin/python -m diffharmony.tests.browser.author_workflow [harmonize harmonize_advanced inverse build_dataset]
+    .venv/bin/python -m diffharmony.tests.browser.author_workflow [harmonize compose …]
 
 Needs Chromium. Also takes out/<name>_workflow.png, pictures of the graphs to look at.
 """
@@ -46,7 +46,8 @@ async ({api, name, layout, note, groups}) => {
     const control = node.widgets?.find(w => w.name === 'control_after_generate');
     if (control) control.value = 'fixed';
   }
-  app.canvas.ds.scale = Math.min(0.85, 1800 / Math.max(...app.graph.nodes.map(node => node.pos[0] + node.size[0])));
+  const far = axis => Math.max(...app.graph.nodes.map(node => node.pos[axis] + node.size[axis]));
+  app.canvas.ds.scale = Math.min(0.85, 1800 / far(0), 920 / far(1));
   app.canvas.ds.offset = [60, 80];
   return app.graph.serialize();
 }
@@ -80,8 +81,8 @@ def author(server: ComfyServer, name: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=list(EXAMPLES), metavar="name", help="which workflows; all of them by default")
-    names = parser.parse_args().names or list(EXAMPLES)
+    parser.add_argument("names", nargs="*", default=list(EXAMPLES), metavar="name", help="which workflows; all of them by default")
+    names = parser.parse_args().names
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         server.add_demo()
         for name in names:

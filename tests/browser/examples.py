@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from diffharmony.tests.host.comfy_server import PAINTED
-from diffharmony.tests.host.prompts import TINY, Prompt, in_one, transferred
+from diffharmony.tests.host.prompts import TINY, Prompt, compared, composed, in_one, transferred, video
 from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER, TINY_INVERSE, build_dataset, inverse
 
 # (position, size, title or None for the node's own)
@@ -46,7 +46,7 @@ EXAMPLES = {
         needs="DiffHarmonyHarmonizeImage",
         layout={
             "composite": ((40, 80), (320, 380), "Picture and painted mask"),
-            "harmonize": ((420, 80), (420, 660), None),
+            "harmonize": ((420, 80), (420, 720), None),
             "conditional": ((900, 80), (420, 420), "Harmonized image"),
         },
         note=Note(
@@ -59,6 +59,91 @@ EXAMPLES = {
                 "3. Queue. **Harmonize Image** shows before and after; everything outside the mask stays as it is.\n\n"
                 "Too much, too little: *strength*. Undecided: *variants* (advanced inputs). The models are small ones that come with "
                 "DiffHarmony until others lie in your model folders: choose them in *models*."
+            ),
+        ),
+    ),
+    "compose": Example(
+        prompt=composed,
+        needs="DiffHarmonyComposeForeground",
+        layout={
+            "background": ((40, 80), (300, 330), "Background"),
+            "cutout": ((40, 490), (300, 350), "Cut-out with transparency"),
+            "compose": ((400, 80), (360, 300), None),
+            "harmonize": ((820, 80), (420, 720), None),
+            "conditional": ((1300, 80), (460, 420), "Harmonized composite"),
+        },
+        groups={"1 Background and cut-out": (20, 0, 340, 860), "2 Place it": (380, 0, 400, 400), "3 Harmonize": (800, 0, 980, 820)},
+        note=Note(
+            pos=(400, 470),
+            size=(360, 290),
+            text=(
+                "1. Load a background, and a cut-out: a PNG that is transparent around the object.\n"
+                "2. Place it: *x*, *y* say where its middle lies, *scale* how high it is as a share of the background (0 = as it is).\n"
+                "3. Queue. The fringe of its old background goes, and **Harmonize Image** relights it; the background stays as it is.\n\n"
+                "*invert_mask* is on because the mask of Load Image is white where a picture is transparent."
+            ),
+        ),
+    ),
+    "video": Example(
+        prompt=video,
+        needs="DiffHarmonyHarmonizeImage",
+        layout={
+            "film": ((40, 80), (320, 360), "Video"),
+            "matte": ((40, 540), (320, 360), "Its mask, white = foreground"),
+            "frames": ((420, 80), (220, 110), None),
+            "matte_frames": ((420, 540), (220, 110), None),
+            "mask": ((700, 540), (220, 80), None),
+            "harmonize": ((1000, 210), (420, 760), None),
+            "joined": ((1500, 80), (240, 110), None),
+            "saved": ((1800, 80), (400, 460), None),
+        },
+        groups={
+            "1 A video and its mask": (20, 0, 920, 990),
+            "2 Harmonize all frames alike": (980, 130, 460, 860),
+            "3 Save": (1480, 0, 740, 560),
+        },
+        note=Note(
+            pos=(1480, 600),
+            size=(740, 230),
+            text=(
+                "1. Load a video with an object composited into it, and the object's mask as a video of as many frames: white is the object. "
+                "Where the object does not move, a single mask (**Load Image (as Mask)**) will do.\n"
+                "2. Queue. All frames share one noise, and *smoothing* averages the light over so many of them, so that it does not flicker; "
+                "cuts between scenes are kept. 0 makes every frame by itself.\n\n"
+                "Sound and frame rate are the video's own. All frames are in memory at once: long videos in parts, or with the command "
+                "`diffharmony harmonize frames/ masks/ --smoothing 8`, which takes a frame at a time."
+            ),
+        ),
+    ),
+    "compare": Example(
+        prompt=compared,
+        needs="DiffHarmonyDifference",
+        layout={
+            "composite": ((40, 80), (300, 330), "Composite"),
+            "mask": ((40, 490), (300, 350), "Foreground mask (white = foreground)"),
+            "real": ((920, 480), (300, 330), "Real photograph"),
+            "harmonize": ((420, 250), (420, 720), None),
+            "both": ((920, 80), (300, 100), "Composite, then harmonized"),
+            "differences": ((1320, 80), (320, 170), None),
+            "shown": ((1700, 80), (440, 400), "What is wrong with either, 4 times"),
+            "measured": ((1320, 560), (320, 170), None),
+            "figures": ((1700, 560), (440, 240), "Figures of 0: composite, 1: harmonized"),
+        },
+        groups={
+            "1 Composite and mask": (20, 0, 340, 870),
+            "2 Harmonize": (400, 170, 460, 820),
+            "3 Beside the real one": (900, 0, 1260, 830),
+        },
+        note=Note(
+            pos=(900, 860),
+            size=(1260, 130),
+            title="What harmonizing is worth",
+            text=(
+                "With the real photograph at hand, that is with a composite whose object was only relit, results can be measured.\n\n"
+                "**Harmonization Metrics** gives PSNR (larger is better), MSE and fMSE, the foreground's (smaller is better), as publications "
+                "measure them: at 256 px, by *convention*. **Difference View** shows where an image still differs from the real one: black is "
+                "equal.\n\n"
+                "Other models, *strength* or *detail*: change them in Harmonize Image and queue again."
             ),
         ),
     ),

@@ -20,6 +20,17 @@ ARGUMENTS = [
     "--enable-unsafe-swiftshader",
 ]
 WAIT_MS = 120_000
+# Queues the open graph as the button does, and says how its run ended.
+QUEUE = """
+async () => {
+  const ended = new Promise(resolve => {
+    for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])
+      app.api.addEventListener(name, event => resolve({name, message: event.detail?.exception_message}), {once: true});
+  });
+  await app.queuePrompt(0, 1);
+  return await ended;
+}
+"""
 
 
 def chromium() -> str | None:

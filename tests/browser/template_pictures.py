@@ -1,12 +1,13 @@
-"""Make the pictures of workflows/inverse.json and workflows/build_dataset.json for the template browser, by running both.
+"""Make the pictures of workflows/*.json for the template browser, by running them on the demo's photographs.
 
-    .venv/bin/python -m diffharmony.tests.browser.template_pictures
+    .venv/bin/python -m diffharmony.tests.browser.template_pictures [compose video compare inverse build_dataset]
 
 harmonize.jpg and harmonize_advanced.jpg are made by `demo.py --template-pictures`.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -15,8 +16,12 @@ from PIL import Image
 
 from diffharmony.tests.host.comfy_client import run_prompt
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
+from diffharmony.tests.host.demo import draw_panels
+from diffharmony.tests.host.prompts import added, compared, composed, node, video, without
 from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER, TINY_INVERSE, build_dataset
 
+DEMO = REPOSITORY / "assets" / "demo"
+FRAMES_SHOWN = (3, 6, 9, 11)
 STRIPS = 4
 STRIP = 192, 320  # width, height
 SHEET_WIDTH = 768
@@ -39,21 +44,55 @@ def strips(real: np.ndarray, candidates: list[np.ndarray], mask: np.ndarray) -> 
     return Image.fromarray(np.concatenate([np.asarray(part) for part in parts], axis=1))
 
 
+def inverse_pictures(url: str, name: str) -> Image.Image:
+    result = run_prompt(url, build_dataset(TINY_CLASSIFIER, **TINY_INVERSE))
+    if name == "inverse":
+        return strips(demo("real"), result.images["candidates"], demo("mask").any(axis=-1))
+    sheet = Image.fromarray(result.images["sheet"][0])
+    return sheet.resize((SHEET_WIDTH, sheet.height * SHEET_WIDTH // sheet.width), Image.Resampling.LANCZOS)
+
+
+def compose_picture(url: str, name: str) -> Image.Image:
+    harmonized = run_prompt(url, composed()).images["conditional"][0]
+    cutout = Image.open(DEMO / "cutout.png")
+    on_grey = Image.new("RGB", cutout.size, "#bbb")
+    on_grey.paste(cutout, mask=cutout.getchannel("A"))
+    background = np.asarray(Image.open(DEMO / "background.jpg"))
+    return draw_panels({"cut-out": np.asarray(on_grey), "background": background, "harmonized": harmonized}, ["cut-out", "background", "harmonized"])
+
+
+def video_picture(url: str, name: str) -> Image.Image:
+    """Frames of the film, above as it was."""
+    shown = {"before": node("PreviewImage", images=["frames", 0]), "after": node("PreviewImage", images=["harmonize", 0])}
+    images = run_prompt(url, added(without(video(), "joined", "saved"), **shown)).images
+    rows = [np.concatenate([row[place] for place in FRAMES_SHOWN], axis=1) for row in (images["before"], images["after"])]
+    strip = Image.fromarray(np.concatenate(rows))
+    return strip.resize((SHEET_WIDTH, strip.height * SHEET_WIDTH // strip.width), Image.Resampling.LANCZOS)
+
+
+def compare_picture(url: str, name: str) -> Image.Image:
+    before, after = run_prompt(url, compared()).images["shown"]
+    named = {"composite": demo("composite"), "composite - real": before, "harmonized - real": after}
+    return draw_panels(named, list(named))
+
+
+def demo(name: str) -> np.ndarray:
+    return np.asarray(Image.open(DEMO / f"{name}.png").convert("RGB"))
+
+
+PICTURES = {"compose": compose_picture, "video": video_picture, "compare": compare_picture, "inverse": inverse_pictures, "build_dataset": inverse_pictures}
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(PICTURES), metavar="name", help="of which workflows; of all by default")
+    names = parser.parse_args().names
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         server.add_demo()
-        result = run_prompt(server.url, build_dataset(TINY_CLASSIFIER, **TINY_INVERSE))
-    mask = np.asarray(Image.open(REPOSITORY / "assets" / "demo" / "mask.png").convert("L")) > 127
-    real = np.asarray(Image.open(REPOSITORY / "assets" / "demo" / "real.png").convert("RGB"))
-    sheet = Image.fromarray(result.images["sheet"][0])
-    pictures = {
-        "inverse": strips(real, result.images["candidates"], mask),
-        "build_dataset": sheet.resize((SHEET_WIDTH, sheet.height * SHEET_WIDTH // sheet.width), Image.Resampling.LANCZOS),
-    }
-    for name, picture in pictures.items():
-        path = REPOSITORY / "workflows" / f"{name}.jpg"
-        picture.save(path, quality=92)
-        print(path.relative_to(REPOSITORY))
+        for name in names:
+            path = REPOSITORY / "workflows" / f"{name}.jpg"
+            PICTURES[name](server.url, name).save(path, quality=92)
+            print(path.relative_to(REPOSITORY))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffharmony.tests.made.clip import CLIP, MATTE, save_clip
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "diffharmony"
 VERSIONS = ("0.30.0", "0.18.2")
@@ -119,9 +121,12 @@ class ComfyServer:
 
     def add_demo(self) -> None:
         """Make the demo's pictures available, under the names that the workflows have. The tiny models are there by themselves."""
-        for picture in sorted((REPOSITORY / "assets" / "demo").glob("*.png")):
+        for picture in sorted((REPOSITORY / "assets" / "demo").glob("*.[pj][np]g")):
             self.add_input(picture)
-        save_painted(*(self.base / "input" / f"{name}.png" for name in ("composite", "mask", PAINTED)))
+        folder = self.base / "input"
+        save_painted(*(folder / f"{name}.png" for name in ("composite", "mask", PAINTED)))
+        save_clip(folder / "pasted.png", folder / CLIP)
+        save_clip(folder / "pasted_mask.png", folder / MATTE)
 
     def __enter__(self) -> ComfyServer:
         missing = self.host.missing()

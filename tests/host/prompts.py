@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffharmony.tests.made.clip import CLIP, MATTE
+
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -73,7 +75,7 @@ def in_one(composite: str = "composite.png", mask: str | None = "mask.png", mode
     """Composite and mask -> `conditional`, all by Harmonize Image. mask None: what is painted on the composite."""
     defaults = {
         "strength": 1.0, "detail": "transfer", "working_size": 0, "steps": 0, "variants": 1, "mask_grow": 0, "mask_feather": 0,
-        "invert_mask": False, "paste_background": True, "crop_to_foreground": True, "smoothing": 0.0,
+        "invert_mask": False, "paste_background": True, "crop_to_foreground": True, "smoothing": 0.0, "decontaminate": False,
     }  # fmt: skip
     return {
         "composite": node("LoadImage", image=composite),
@@ -83,6 +85,47 @@ def in_one(composite: str = "composite.png", mask: str | None = "mask.png", mode
         ),
         "conditional": node("SaveImage", images=["harmonize", 0], filename_prefix="harmonized"),
     }
+
+
+def composed() -> Prompt:
+    """A cut-out placed on a background by Composite Foreground, then harmonized by Harmonize Image: `conditional`."""
+    compose = node(
+        "DiffHarmonyComposeForeground", background=["background", 0], foreground=["cutout", 0], mask=["cutout", 1], invert_mask=True, x=0.64, y=0.76,
+        scale=0.38, feather=0.0, decontaminate=True,
+    )  # fmt: skip
+    loaded = {"background": node("LoadImage", image="background.jpg"), "cutout": node("LoadImage", image="cutout.png")}
+    harmonizing = changed(without(in_one(decontaminate=True), "composite", "mask"), harmonize={"image": ["compose", 0], "mask": ["compose", 1]})
+    return {**loaded, "compose": compose, **harmonizing}
+
+
+def video() -> Prompt:
+    """A film and one of its masks, white on black, harmonized frame after frame without flicker: `saved`."""
+    harmonizing = changed(
+        without(in_one(smoothing=8.0), "composite", "mask", "conditional"), harmonize={"image": ["frames", 0], "mask": ["mask", 0]}
+    )
+    return {
+        "film": node("LoadVideo", file=CLIP),
+        "matte": node("LoadVideo", file=MATTE),
+        "frames": node("GetVideoComponents", video=["film", 0]),
+        "matte_frames": node("GetVideoComponents", video=["matte", 0]),
+        "mask": node("ImageToMask", image=["matte_frames", 0], channel="red"),
+        **harmonizing,
+        "joined": node("CreateVideo", images=["harmonize", 0], fps=["frames", 2], audio=["frames", 1]),
+        "saved": node("SaveVideo", video=["joined", 0], filename_prefix="harmonized_video", format="auto", codec="auto"),
+    }
+
+
+def compared() -> Prompt:
+    """Composite and harmonized image as a batch, each against the real photograph: `figures` and amplified differences."""
+    return added(
+        without(in_one(), "conditional"),
+        both=node("BatchImagesNode", **{"images.image0": ["composite", 0], "images.image1": ["harmonize", 0]}),
+        real=node("LoadImage", image="real.png"),
+        differences=node("DiffHarmonyDifference", image=["both", 0], reference=["real", 0], gain=4.0, mode="absolute"),
+        shown=node("PreviewImage", images=["differences", 0]),
+        measured=node("DiffHarmonyMetrics", image=["both", 0], real=["real", 0], mask=["harmonize", 1], convention="diffharmony", size=256),
+        figures=node("PreviewAny", source=["measured", 0]),
+    )
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

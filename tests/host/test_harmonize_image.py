@@ -99,6 +99,36 @@ def test_frames_of_a_video_are_lit_alike(run):
         run(changed(clip, harmonize={"detail": "change"}))
 
 
+def test_a_cutout_of_the_images_size_is_laid_over_it(server, run, made, tmp_path):
+    """By its own transparency, or with a mask; what it makes of both is what it makes of the composite."""
+    mask = Image.open(made / "mask.png")
+    composite = Image.composite(Image.open(made / "second.png"), Image.open(made / "composite.png"), mask)
+    composite.save(tmp_path / "laid.png")
+    straight = run(in_one(server.add_input(tmp_path / "laid.png"), models=OWN_PAIR)).images["conditional"][0]
+    loaded = {"cutout": node("LoadImage", image="second.png"), "transparency": node("InvertMask", mask=["mask", 0])}
+    layer = added(in_one(models=OWN_PAIR), **loaded, joined=node("JoinImageWithAlpha", image=["cutout", 0], alpha=["transparency", 0]))
+    masked = changed(layer, harmonize={"foreground": ["cutout", 0]})
+    black = changed(masked, harmonize={"mask": ["transparency", 0], "invert_mask": True})
+    own = changed(layer, harmonize={"foreground": ["joined", 0]})
+    del own["harmonize"]["inputs"]["mask"]
+    assert all(difference(run(prompt).images["conditional"][0], straight) <= 1 for prompt in (masked, black, own))
+    with pytest.raises(PromptFailed, match=r"foreground must be as large as image \(128 x 96 px.*got 101 x 75 px. Place it with 'Composite Foreground"):
+        run(changed(masked, cutout={"image": "odd.png"}))
+
+
+@pytest.mark.parametrize("options", [{}, {"detail": "decoded"}, {"smoothing": 8.0}], ids=str)
+def test_decontaminating_changes_soft_edges_alone(run, made, options):
+    prompt = in_one(models=OWN_PAIR, mask_feather=4, decontaminate=True, **options)
+    found, plain = (run(changed(prompt, harmonize={"decontaminate": on})).images["conditional"][0] for on in (True, False))
+    mask = edit_mask(as_tensor(pixels(made / "mask.png", 1)), feather=4)[0, 0].numpy()
+    edge, composite = (mask > 0.02) & (mask < 0.98), pixels(made / "composite.png")
+    assert np.array_equal(found[mask == 0], composite[mask == 0])
+    assert np.abs(found[edge].astype(int) - plain[edge]).max() > 2
+    if not options:
+        kept = run(changed(prompt, harmonize={"strength": 0.0})).images["conditional"][0]
+        assert difference(found[mask == 1], plain[mask == 1]) <= 4 and difference(kept, composite) <= 1
+
+
 def test_the_mask_of_load_image_will_do(server, run, demo):
     """As the mask editor saves it: what is painted is transparent, and white in the mask."""
     save_painted(DEMO / "composite.png", DEMO / "mask.png", server.base / "input" / "painted.png")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from diffharmony.tests.host.comfy_server import PAINTED, save_painted
+from diffharmony.tests.made.clip import CLIP, MATTE, save_clip
 
 WIDTHS = (32, 32, 64, 96)
 HEIGHT, WIDTH = 96, 128
@@ -64,6 +65,12 @@ def make_pictures(folder: Path) -> None:
     Image.fromarray(_ellipse(75, 101)).save(folder / "odd_mask.png")
     Image.fromarray(mask).save(folder / "mask.png")
     save_painted(folder / "composite.png", folder / "mask.png", folder / f"{PAINTED}.png")
+    Image.fromarray(_picture(generator, HEIGHT, WIDTH)).save(folder / "background.jpg")
+    cutout = Image.fromarray(picture)
+    cutout.putalpha(Image.fromarray(mask))
+    cutout.save(folder / "cutout.png")
+    save_clip(folder / "composite.png", folder / CLIP)
+    save_clip(folder / "mask.png", folder / MATTE)
     Image.fromarray(mask).resize((37, 51), Image.Resampling.BILINEAR).save(folder / "small_mask.png")
     Image.fromarray(np.zeros_like(mask)).save(folder / "empty_mask.png")
     Image.fromarray(np.full_like(mask, 255)).save(folder / "full_mask.png")

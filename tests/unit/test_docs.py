@@ -45,3 +45,17 @@ def test_the_readme_names_every_node():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) < 9000
+
+
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", HELP, ids=lambda page: page.stem)
+def test_every_help_page_shows_a_small_picture(page):
+    shown = re.findall(r"^!\[[^\]]+\]\(([^)]+)\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert shown and all(100 < (page.parent / name).stat().st_size < 50_000 for name in shown)
+
+
+def test_every_help_picture_is_shown():
+    text = "".join(page.read_text(encoding="utf-8") for page in HELP)
+    assert [path.name for path in (ROOT / "web" / "docs").glob("*.jpg") if f"({path.name})" not in text] == []

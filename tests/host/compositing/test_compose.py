@@ -1,4 +1,4 @@
-"""Compose Foreground in a real ComfyUI, beside the library's own."""
+"""Composite Foreground in a real ComfyUI, beside the library's own."""
 
 from __future__ import annotations
 

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from diffharmony.__main__ import main
-from diffharmony.diffusion import save_unet
-from diffharmony.harmony_vae import HarmonyVAE, save_harmony_vae
+from diffharmony.common.images import load_image, tensor_to_pil
+from diffharmony.diffusion import harmonize, load_unet, save_unet
+from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, save_harmony_vae
+from diffharmony.synthetic.compose import compose_foreground, load_cutout
 from diffharmony.tests.made.models import least_unet, vae
 
 
@@ -136,6 +138,60 @@ def test_a_black_foreground_and_one_by_transparency_are_the_same(here):
     assert np.array_equal(straight, black) and np.array_equal(straight, transparent)
 
 
+def make_cutout(folder: Path) -> None:
+    """cutout_soft.png, 30 x 40 px, grey with a soft edge in transparent space, on `wall.jpg`, 90 x 60 px, of 300 dpi."""
+    y, x = np.mgrid[:40, :30]
+    alpha = np.clip((12 - np.hypot(y - 20, x - 15)) / 4 + 0.5, 0, 1) * 255
+    Image.fromarray(np.dstack([np.full((40, 30, 3), 90.0), alpha]).round().astype(np.uint8)).save(folder / "cutout_soft.png")
+    Image.fromarray(alpha.astype(np.uint8)).save(folder / "cutout_mask.png")
+    Image.open(folder / "composite.png").resize((90, 60)).save(folder / "wall.jpg", dpi=(300, 300), quality=95)
+
+
+def test_a_cutout_is_composed_and_then_harmonized(here, capsys):
+    """As its parts do: the library composes, the command harmonizes what was composed."""
+    make_cutout(here)
+    place = ["--compose", "wall.jpg", "--position", "0.25", "0.7", "--scale", "0.4", "--feather", "2"]
+    assert main(["harmonize", "cutout_soft.png", *place, "--out", "placed.png", "--json", *MODELS]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (report["compose"], report["width"], report["height"]) == ("wall.jpg", 90, 60)
+    placed, wall = np.asarray(Image.open("placed.png")), load_image("wall.jpg")
+    composite, mask = compose_foreground(*load_cutout("cutout_soft.png"), wall, x=0.25, y=0.7, scale=0.4, feather=2)
+    assert report["foreground"] == pytest.approx((mask >= 0.5).float().mean().item(), abs=1e-6)
+    outside = mask[0, 0].numpy() == 0
+    assert np.array_equal(placed[outside], np.asarray(Image.open("wall.jpg"))[outside])
+    assert Image.open("placed.png").info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    vae, unet = load_harmony_vae("vae.safetensors"), load_unet("unet.safetensors")
+    expected = harmonize(vae, unet, composite, mask, steps=5, seed=0, size="auto", detail="transfer", crop="auto")
+    assert np.abs(placed.astype(int) - np.asarray(tensor_to_pil(expected)[0])).max() <= 1
+
+    own = ["harmonize", "cutout_soft.png", *place, *MODELS]
+    assert main([*own, "--decontaminate", "--strength", "0", "--out", "unmixed.png"]) == 0
+    assert np.abs(np.asarray(Image.open("unmixed.png")).astype(int) - np.asarray(tensor_to_pil(composite)[0])).max() <= 1
+    assert main([*own, "--decontaminate", "--out", "unmixed.png"]) == 0
+    unmixed, soft = np.asarray(Image.open("unmixed.png")).astype(int), (mask[0, 0].numpy() > 0.1) & (mask[0, 0].numpy() < 0.9)
+    assert np.abs(unmixed - placed)[soft].max() > 1 and np.array_equal(unmixed[outside], placed[outside])
+
+
+def test_a_folder_of_cutouts_on_one_background(here, capsys):
+    make_cutout(here)
+    (here / "cutouts").mkdir()
+    for name in ("one", "two"):
+        Image.open("cutout_soft.png").save(f"cutouts/{name}.png")
+    assert main(["harmonize", "cutouts", "--compose", "wall.jpg", "--out", "scenes", "--json", *MODELS]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [Path(one["out"]).name for one in report["images"]] == ["one.png", "two.png"]
+    assert {Image.open(one["out"]).size for one in report["images"]} == {(90, 60)}
+
+
+def test_a_cutouts_own_mask_may_be_inverted(here):
+    make_cutout(here)
+    Image.open("cutout_soft.png").convert("RGB").save("whole.png")
+    Image.fromarray(255 - np.asarray(Image.open("cutout_mask.png"))).save("cutout_black.png")
+    for out, masks in (("white", ["cutout_mask.png"]), ("black", ["cutout_black.png", "--invert-mask"])):
+        assert main(["harmonize", "whole.png", *masks, "--compose", "wall.jpg", "--out", f"{out}.png", *MODELS]) == 0
+    assert np.abs(np.asarray(Image.open("white.png")).astype(int) - np.asarray(Image.open("black.png"))).max() <= 1
+
+
 def test_a_folder_of_composites(here, capsys):
     for folder, name in (("composites", "composite.png"), ("masks", "mask.png")):
         Path(folder).mkdir()
@@ -192,6 +248,14 @@ def test_a_working_size_beyond_the_image_warns(here, caplog):
     (("composite.png", "mask.png", "--out", "x.png", "--vae", "unet.safetensors"), "must be a Harmony-VAE"),
     (("composite.png", "mask.png", "--out", "x.png", "--device", "warp"), "device must be"),
     (("composite.png", "mask.png", "--out", "x.png", "--size", "3"), "size must be"),
+    (("composite.png", "mask.png", "--out", "x.png", "--scale", "0.5"), "--scale must come with --compose"),
+    (("composite.png", "--compose", "mask.png", "--out", "x.png"), "composite.png must have transparency around the object"),
+    (("composite.png", "mask.png", "--compose", "nowhere.jpg", "--out", "x.png"), "image 'nowhere.jpg' must exist"),
+    (("composite.png", "mask.png", "--compose", "folder.png", "--out", "x.png"), "--compose must be one image file, got the folder folder.png"),
+    (("composite.png", "mask.png", "--compose", "composite.png", "--out", "composite.png"), "--out must be another file"),
+    (("composite.png", "mask.png", "--compose", "composite.png", "--out", "x.png", "--position", "3", "0.5"), "foreground must lie at least partly on the background"),
+    (("composite.png", "mask.png", "--compose", "composite.png", "--out", "x.png", "--smoothing", "8"), "smoothing must be 0 with --compose, got 8"),
+    (("composite.png", "--compose", "composite.png", "--out", "x.png", "--invert-mask"), "--invert-mask must come with a mask where there is --compose"),
 ])
 def test_errors_are_one_line_and_write_nothing(here, capsys, arguments, message):
     models = [item for flag, item in (("--vae", "vae.safetensors"), ("--unet", "unet.safetensors"), ("--device", "cpu"))

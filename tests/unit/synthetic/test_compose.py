@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from diffharmony.synthetic.compose import compose_foreground, load_cutout
-from diffharmony.synthetic.foreground import estimate_foreground
+from diffharmony.synthetic.foreground import estimate_foreground, mixed_again, own_colours
 
 SIDE = 192
 
@@ -112,6 +112,40 @@ def test_the_composite_has_no_halo(cutout):
         assert wrong < 2.5 and halo > 5 * wrong
 
 
+def test_a_layer_stays_where_it_lies():
+    colour, alpha = square()
+    layer, opaque = (torch.nn.functional.pad(values, (3, 117, 61, 19)) for values in (colour, alpha))
+    composite, mask = compose_foreground(layer, opaque, BACKGROUND, x=None, y=None)
+    assert torch.equal(mask, opaque)
+    assert torch.equal(composite, torch.where(opaque == 1, 1.0, BACKGROUND))
+    with pytest.raises(ValueError, match=r"foreground must be as large as background \(160 x 120 px.*got 40 x 40 px. Give x and y"):
+        compose_foreground(colour, alpha, BACKGROUND, x=None, y=None)
+
+
+@pytest.mark.parametrize("gain", [0.4, 2.0])
+def test_only_the_foregrounds_share_of_a_soft_edge_is_relit(cutout, gain):
+    """Under a light that is known: relit as it is, an edge's background changes too."""
+    colour, alpha, _ = cutout
+
+    def relit(image, original):
+        return alpha * ((image + 1) * gain - 1) + (1 - alpha) * original
+
+    behind = texture(10, 60, 6, seed=3)
+    composite = alpha * colour + (1 - alpha) * behind
+    truth = alpha * ((colour + 1) * gain - 1) + (1 - alpha) * behind
+    own = own_colours(composite, alpha)
+    soft = ((alpha > 0) & (alpha < 1)).expand_as(truth)
+    assert torch.equal(own[~soft], composite[~soft])
+    mended, as_it_is = (((one - truth)[soft].square().mean().sqrt() * 127.5) for one in (mixed_again(composite, own, relit(own, own)), relit(composite, composite)))
+    assert mended < 1 and as_it_is > 5 * mended
+    assert torch.equal(mixed_again(composite, own, own), composite), "no change is none"
+
+
+def test_a_hard_mask_has_nothing_to_unmix(cutout):
+    colour, alpha, _ = cutout
+    assert own_colours(colour, (alpha >= 0.5).float()).data_ptr() == colour.data_ptr()
+
+
 def test_one_cutout_serves_many_backgrounds_and_the_other_way_round():
     colour, alpha = square()
     both = torch.cat([BACKGROUND, -BACKGROUND])
@@ -126,6 +160,8 @@ def test_one_cutout_serves_many_backgrounds_and_the_other_way_round():
 @pytest.mark.parametrize(("options", "message"), [
     ({"x": 1.2}, "foreground must lie at least partly on the background, got 36 x 36 px around x 1.2, y 0.5 of 160 x 120 px"),
     ({"x": -0.3, "feather": 40}, "foreground must lie at least partly"),
+    ({"x": None}, "x and y must be numbers, or both None with scale 0, got None, 0.5, scale 0.0"),
+    ({"x": None, "y": None, "scale": 0.5}, "both None with scale 0, got None, None, scale 0.5"),
     ({"y": float("nan")}, "y must be a finite number, got nan"),
     ({"scale": 5}, r"scale must lie in 0..4, got 5"),
     ({"scale": float("nan")}, r"scale must lie in 0..4, got nan"),
@@ -156,6 +192,18 @@ class TestFiles:
         palette.putpixel((2, 0), 0)
         palette.save(tmp_path / "palette.gif", transparency=1)
         assert load_cutout(tmp_path / "palette.gif")[1].sum() == 1
+
+    def test_a_mask_counts_beside_transparency(self, tmp_path):
+        mask = torch.zeros(1, 1, 4, 4)
+        mask[..., :2] = 1
+        Image.new("RGB", (4, 4), "white").save(tmp_path / "whole.png")
+        assert torch.equal(load_cutout(tmp_path / "whole.png", mask)[1], mask)
+        half = Image.new("RGBA", (4, 4), (9, 9, 9, 0))
+        half.paste((9, 9, 9, 255), (0, 0, 4, 2))
+        half.save(tmp_path / "half.png")
+        assert load_cutout(tmp_path / "half.png", mask)[1].sum() == 4
+        with pytest.raises(ValueError, match="mask must be as large as .*whole.png"):
+            load_cutout(tmp_path / "whole.png", mask[..., :3])
 
     @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
     def test_a_picture_without_transparency_is_refused(self, tmp_path, mode):
