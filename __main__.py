@@ -37,6 +37,7 @@ COMMANDS = {
     "augment": Command(".commands.augment", "AugmentConfig", "run_augment", "make a training set grow by composites of its own photographs"),
     "human-harmony": Command(".commands.human_harmony", "HumanHarmonyConfig", "run_human_harmony", "build Human Harmony from photographs and outlines"),
     "evaluate": Command(".commands.evaluate", "EvaluateConfig", "run_evaluate", "measure folders of harmonized images"),
+    "push": Command(".commands.push", "PushConfig", "run_push", "publish checkpoints on the Hugging Face Hub"),
     "reproduce": Command(".commands.reproduce", "ReproduceConfig", "run_reproduce", "the paper's tables and figures, ours beside them"),
 }
 # Our errors are of these kinds (DESIGN.md, style) and get one line. Anything else is a defect and shows its traceback.

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ..common.checkpoint import Checkpoint, load_strictly, read_checkpoint, refuse, require_kind, write_checkpoint
+from ..common.weights.hub import local_path
+from ..common.weights.layout import CLASSIFIER
 from .model import CLASSES, RESNET50, HarmonyClassifier
 
 KIND = "classifier"
@@ -31,14 +33,14 @@ def save_harmony_classifier(
 
 
 def load_harmony_classifier(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> HarmonyClassifier:
-    """Load a harmony classifier: our file, or the authors' `model_state_dict.pth` (class 1 = unharmonious in both).
+    """Load a harmony classifier: our file, the authors' `model_state_dict.pth` (class 1 = unharmonious in both), or either on the Hub.
 
     Pickles are read with `weights_only=True`; one that wraps its state dict as {"state_dict": …} or {"model": …}, or every name with
     `module.`, is taken as well. The classifier comes in `dtype`, in eval mode, on the CPU.
     Raises: FileNotFoundError for no such file; ValueError for a damaged one, or one that is something else (what was expected, what
     was found, what to do). Source: SPEC §5.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(local_path(path, CLASSIFIER))
     require_kind(checkpoint, (KIND,), WANTED, TAKE_THESE)
     if checkpoint.kind is None:
         return _from_torchvision(checkpoint, dtype)
@@ -52,7 +54,7 @@ def load_backbone(classifier: HarmonyClassifier, path: str | os.PathLike) -> Non
 
     Raises: FileNotFoundError, ValueError as `load_harmony_classifier`.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(local_path(path, CLASSIFIER))
     if not _is_resnet50(checkpoint.tensors):
         found = f"another network's {len(checkpoint.tensors)} tensors"
         refuse(checkpoint, RESNET, "Pass torchvision's resnet50 weights, or timm's resnet50 of the same names.", found)

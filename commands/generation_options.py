@@ -22,9 +22,10 @@ class RecipeOptions:
     out: Path
     """Folder to write to, made where missing. A run that was killed goes on where it was when started again."""
     vae: Path = TINY / "inverse_harmony_vae.safetensors"
-    """Inverse Harmony-VAE: our single file, or a diffusers folder. The default is a tiny model for trying out."""
+    """Inverse Harmony-VAE: our single file, a diffusers folder, or on the Hub owner/name@revision:file. The default is a tiny
+    model for trying out."""
     unet: Path = TINY / "inverse_unet.safetensors"
-    """Inverse UNet: our single file, or a diffusers folder. The default is a tiny model for trying out."""
+    """Inverse UNet: as --vae. The default is a tiny model for trying out."""
     candidates: int = 10
     """Candidates per pair of a real image and a mask, K."""
     steps: int = 5
@@ -60,11 +61,17 @@ def check_options(config: RecipeOptions) -> None:
 
 
 def recipe_of(config: RecipeOptions):
-    """The recipe that the options say. Raises: ValueError for a device that this machine does not have."""
+    """The recipe that the options say, its models on this machine.
+
+    Raises: ValueError for a device that this machine does not have; as `common.weights.hub.fetch`.
+    """
     from ..common.devices import find_device
     from ..common.processes import processes
+    from ..common.weights.hub import local_path
+    from ..common.weights.layout import UNET, VAE
     from ..inverse.settings import Recipe
 
     device = find_device(config.device, processes().device)
-    fields = ("vae", "unet", "steps", "seed", "size", "suffix", "dtype", "threads")
-    return Recipe(**{name: getattr(config, name) for name in fields}, device=device)
+    fields = ("steps", "seed", "size", "suffix", "dtype", "threads")
+    models = {"vae": local_path(config.vae, VAE), "unet": local_path(config.unet, UNET)}
+    return Recipe(**models, **{name: getattr(config, name) for name in fields}, device=device)

@@ -55,9 +55,10 @@ class HarmonizeConfig:
     feather: float | None = None
     """With --compose: soften the object's edge over so many pixels. Without it: 0."""
     vae: Path = TINY / "harmony_vae.safetensors"
-    """Harmony-VAE: our single file, or a diffusers folder. The default is a tiny model for trying out."""
+    """Harmony-VAE: our single file, a diffusers folder, the authors' archive, or on the Hub owner/name@revision:file (a commit or a tag;
+    HF_TOKEN for what is private). The default is a tiny model for trying out."""
     unet: Path = TINY / "harmonization_unet.safetensors"
-    """Harmonization UNet: our single file, or a diffusers folder. The default is a tiny model for trying out."""
+    """Harmonization UNet: as --vae. The default is a tiny model for trying out."""
     steps: int | None = None
     """Sampling steps. Without it, or 0: what the UNet's file says for --detail transfer, else 5; for several variants 5."""
     seed: int = 0
@@ -66,7 +67,7 @@ class HarmonizeConfig:
     """How many results to make, 1 to 8: the most harmonious is written to --out, the next ones beside it with -2, -3, … after its name,
     and all of them on one sheet with -sheet."""
     classifier: Path = TINY / "harmony_classifier.safetensors"
-    """Harmony classifier that orders the variants. The default is a tiny model for trying out."""
+    """Harmony classifier that orders the variants: a file, or one on the Hub. The default is a tiny model for trying out."""
     size: SizeArgument = "auto"
     """Longer side to work at, in pixels (512 or 1024 for full-size models); "native" is the image's own; "auto", or 0, the best that the UNet
     was trained at, or native, but at most 1024, where its file does not say. The result always has the image's own size."""
@@ -98,7 +99,7 @@ class HarmonizeConfig:
     """Decode in tiles of this many pixels, for large images on small machines. Encoding and sampling still take the whole
     image: lower --size for those."""
     refinement: Path | None = None
-    """Refinement model to run on the decoded image: our single file, or the authors' folder."""
+    """Refinement model to run on the decoded image: our single file, the authors' folder, or on the Hub."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -61,7 +61,8 @@ class HumanHarmonyConfig(RecipeOptions):
     max_share: float = 1.0
     """Drop masks whose foreground is more of the image, 0 to 1."""
     classifier: Path = TINY / "harmony_classifier.safetensors"
-    """Harmony classifier: our file, or the authors' model_state_dict.pth. The default is a tiny model for trying out."""
+    """Harmony classifier: our file, the authors' model_state_dict.pth, or on the Hub owner/name@revision:file. The default is a tiny
+    model for trying out."""
     min_distance: float = 0.0
     """Reject candidates that changed less: mean squared difference from the photograph inside the mask, of 0..255."""
     max_distance: float | None = None
@@ -107,11 +108,14 @@ def run_human_harmony(config: HumanHarmonyConfig) -> dict[str, Any]:
 
 
 def _plan(config: HumanHarmonyConfig) -> dict[str, Any]:
+    from ..common.weights.hub import local_path
+    from ..common.weights.layout import CLASSIFIER, UNET, VAE
     from ..inverse.human_harmony.dry_run import plan_data_set
 
     if os.environ.get("RANK", "0") != "0":
         return {}
-    models = {"harmony_vae": config.vae, "unet": config.unet, "classifier": config.classifier}
+    layouts = {"harmony_vae": VAE, "unet": UNET, "classifier": CLASSIFIER}
+    models = {kind: local_path(path, layouts[kind]) for kind, path in zip(layouts, (config.vae, config.unet, config.classifier))}
     return plan_data_set(
         _input(config), config.candidates, models=models, seed=config.seed, test_share=config.test_share, report=config.report
     )  # fmt: skip

@@ -31,7 +31,8 @@ class SelectConfig:
     out: Path | None = None
     """Folder to write to, made where missing; by default beside --data, <data>-selected."""
     classifier: Path = TINY / "harmony_classifier.safetensors"
-    """Harmony classifier: our file, or the authors' model_state_dict.pth. The default is a tiny model for trying out."""
+    """Harmony classifier: our file, the authors' model_state_dict.pth, or on the Hub owner/name@revision:file. The default is a tiny
+    model for trying out."""
     list: str = "IHD_train.txt"
     """List file to write in --out. One that is there and not from an earlier selection, or has lines of others, is refused."""
     count: int = 1

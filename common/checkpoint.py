@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .direction import check_direction
-from .files import SAFETENSORS_SUFFIXES, is_safetensors, read_json, written_whole
+from .files import PICKLE_SUFFIXES, WEIGHT_SUFFIXES, is_safetensors, read_json, written_whole
+from .weights.hub import local_path
+from .weights.layout import CONFIG, FORMS, INVERSE, STEM, Layout
 
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DTYPES = (torch.float16, torch.float32)
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-WEIGHT_SUFFIXES = SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES  # in capitals as well
+SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # of weights
 METADATA_TENSOR = "diffharmony.metadata"
 PROMPT_KEY = "empty_prompt_embeds"  # of a UNet's file, beside its weights
 PARALLEL_PREFIX = "module."  # what DataParallel puts before every name
@@ -172,16 +173,19 @@ def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoi
 def _read_safetensors(path: Path, values: bool) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {
-                name: file.get_tensor(name) if values or name == METADATA_TENSOR else torch.empty(file.get_slice(name).get_shape(), device="meta")
-                for name in file.keys()
-            }
+            tensors = {name: file.get_tensor(name) if values or name == METADATA_TENSOR else _without_values(file, name) for name in file.keys()}
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} must be a whole safetensors file, got {path.stat().st_size} bytes that cannot be read ({error}). "
             "It is damaged or cut off: copy or download it again."
         ) from error
+
+
+def _without_values(file: Any, name: str) -> torch.Tensor:
+    tensor = file.get_slice(name)
+    dtype = SAFETENSORS_DTYPES.get(tensor.get_dtype()) or file.get_tensor(name).dtype
+    return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
 
 
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
@@ -238,42 +242,43 @@ def load_strictly(
 
 
 FOLDER_WEIGHTS = tuple(
-    f"diffusion_pytorch_model.{name}"
-    for name in ("safetensors", "bin", "safetensors.index.json", "bin.index.json",
-                 "fp16.safetensors", "fp16.bin", "safetensors.index.fp16.json", "bin.index.fp16.json")
-)  # fmt: skip
+    f"{STEM}{name}" for half, kind in FORMS for name in (f"{half}.{kind}", f".{kind}.index{half}.json")
+)
 
 
-def open_model(
-    path: str | os.PathLike, what: str, inner: Sequence[str] = (), *, values: bool = True
-) -> tuple[Checkpoint, dict[str, Any] | None]:
+def open_model(path: str | os.PathLike, layout: Layout, *, values: bool = True) -> tuple[Checkpoint, dict[str, Any] | None]:
     """The weights at `path`, sharded or not, and, for a folder or a diffusers file in one, the config.json beside them.
 
-    what: what errors call the folder. inner: folders that stand for a folder without a config.json of its own, the first that has one.
-    values: as of `read_checkpoint`.
-    Raises: FileNotFoundError when path, weights or config are missing; ValueError for what cannot be read.
+    path: a file, a folder, the authors' archive as it unpacks, or a model on the Hub (`weights.hub`). Of what lies in the archive's
+    `inverse/` and says no direction, it is `invert`. values: as of `read_checkpoint`.
+    Raises: FileNotFoundError when path, weights or config are missing; ValueError for what cannot be read; as `weights.hub.fetch`.
     """
-    path = Path(path)
+    path = local_path(path, layout)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            path = next((path / name for name in inner if (path / name / "config.json").is_file()), path)
+        if not (path / CONFIG).is_file():
+            path = next((path / name for name in layout.folders if (path / name / CONFIG).is_file()), path)
         weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
-        if weights is None or not (path / "config.json").is_file():
+        if weights is None or not (path / CONFIG).is_file():
             found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(
-                f"{what} folder must hold config.json and {' or '.join(FOLDER_WEIGHTS[:2])}, looked in {path.resolve()} and found "
+                f"{layout.what} folder must hold config.json and {STEM}.safetensors or {STEM}.bin, looked in {path.resolve()} and found "
                 f"{found}. Pass the folder that holds both."
             )
         if weights.suffix != ".json":
-            return read_checkpoint(weights, values=values), read_json(path / "config.json")
+            return _of_folder(read_checkpoint(weights, values=values))
         names = sorted(set(read_json(weights).get("weight_map", {}).values()))
         shards = [read_checkpoint(path / name, values=values).tensors for name in names]
-        return Checkpoint(weights, {name: tensor for shard in shards for name, tensor in shard.items()}), read_json(path / "config.json")
+        return _of_folder(Checkpoint(weights, {name: tensor for shard in shards for name, tensor in shard.items()}))
     checkpoint = read_checkpoint(path, values=values)
-    beside = path.parent / "config.json"
-    if checkpoint.config is None and path.name in FOLDER_WEIGHTS and beside.is_file():
-        return checkpoint, read_json(beside)
+    if checkpoint.config is None and path.name in FOLDER_WEIGHTS and (path.parent / CONFIG).is_file():
+        return _of_folder(checkpoint)
     return checkpoint, None
+
+
+def _of_folder(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any]]:
+    folder = checkpoint.path.absolute().parent
+    told = {"diffharmony.direction": "invert"} if folder.parent.name == INVERSE else {}
+    return replace(checkpoint, metadata={**told, **checkpoint.metadata}), read_json(folder / CONFIG)
 
 
 def identify(tensors: Collection[str]) -> str | None:

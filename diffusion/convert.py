@@ -12,9 +12,11 @@ import torch
 from ..common.checkpoint import PROMPT_KEY, open_model, read_checkpoint, require_kind
 from ..common.direction import check_direction
 from ..common.files import check_folder
+from ..common.weights import layout
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
 from ..refinement import load_refinement, save_refinement
-from .unet import PROMPT_FILE, PROMPT_LENGTH, check_empty_prompt, load_unet, save_unet
+from .empty_prompt import encode_empty_prompt
+from .unet import check_empty_prompt, load_unet, save_unet
 
 logger = logging.getLogger("diffharmony")
 
@@ -28,7 +30,7 @@ PARTS = {
     "harmony_vae": ("vae",), "autoencoder": ("vae",), "original_vae": ("vae",), "refinement": ("refinement",),
 }  # fmt: skip
 REFINEMENT_NAME = "refinement.safetensors"
-WITHOUT_EMBEDDING = ("text_encoder", "tokenizer")
+WITHOUT_EMBEDDING = (layout.TEXT_ENCODER, layout.TOKENIZER)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sou
 
 def _parts_in(path: Path) -> tuple[str, ...]:
     """Which fields of Sources a model's own folder or file can fill."""
-    checkpoint, _ = open_model(path, "model", values=False)
+    checkpoint, _ = open_model(path, layout.Layout("model"), values=False)
     return PARTS[require_kind(checkpoint, tuple(PARTS), "a UNet, a VAE or a refinement model", "Pass the authors' archive, or one of these.")]
 
 
@@ -140,33 +142,11 @@ def find_direction(sources: Sources, wanted: str | None = None) -> str:
 def _direction_in(path: Path | None) -> str | None:
     """What our own files say; a plain VAE serves both directions."""
     if path is not None and path.is_dir():
-        path = path / PROMPT_FILE
+        path = path / layout.PROMPT_FILE
     if path is None or not path.is_file():
         return None
     checkpoint = read_checkpoint(path, values=False)
     return None if checkpoint.kind == "autoencoder" else checkpoint.direction
-
-
-def encode_empty_prompt(text_encoder: str | os.PathLike, tokenizer: str | os.PathLike) -> torch.Tensor:
-    """The text encoder's output for "", padded to 77 tokens: [1, 77, D] float32.
-
-    text_encoder, tokenizer: folders in transformers' layout (CLIPTextModel, CLIPTokenizer).
-    Raises: FileNotFoundError for a missing folder; ValueError for one that cannot be loaded whole.
-    Source: SPEC §1 (empty-prompt embedding).
-    """
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    tokens = _transformers_load(CLIPTokenizer, tokenizer, "tokenizer")
-    encoder, info = _transformers_load(CLIPTextModel, text_encoder, "text encoder", output_loading_info=True)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{text_encoder} must hold a whole CLIPTextModel, got {len(missing)} parameters missing (first: {missing[0]}). "
-            "Copy it again."
-        )
-    ids = tokens("", padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt").input_ids
-    with torch.no_grad():
-        return encoder.eval().float()(ids).last_hidden_state
 
 
 def convert_models(
@@ -208,7 +188,7 @@ def convert_models(
 
 def _read_unet(sources: Sources):
     if sources.text_encoder is None or sources.tokenizer is None:
-        carries_its_own = sources.unet.is_file() or (sources.unet / PROMPT_FILE).is_file()
+        carries_its_own = sources.unet.is_file() or (sources.unet / layout.PROMPT_FILE).is_file()
         if not carries_its_own:
             missing = " and ".join(name for name in WITHOUT_EMBEDDING if getattr(sources, name) is None)
             raise FileNotFoundError(
@@ -218,7 +198,7 @@ def _read_unet(sources: Sources):
         logger.info("Reading the UNet, with the empty prompt it carries, from %s", sources.unet)
         return load_unet(sources.unet)
     logger.info("Reading the UNet from %s", sources.unet)
-    unet = load_unet(sources.unet)
+    unet = load_unet(sources.unet, prompt=False)
     logger.info("Encoding the empty prompt with %s", sources.text_encoder)
     embeds = encode_empty_prompt(sources.text_encoder, sources.tokenizer)
     setattr(unet, PROMPT_KEY, check_empty_prompt(embeds, unet))
@@ -234,13 +214,3 @@ def _read_vae(path: Path) -> HarmonyVAE:
         "%s is a plain VAE: the Harmony-VAE written from it decodes as it does until trained (diffharmony train-vae).", path
     )
     return HarmonyVAE.from_autoencoder_kl(vae)
-
-
-def _transformers_load(kind: type, path: str | os.PathLike, what: str, **options):
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"{what} folder {Path(path).name!r} must exist, looked in {Path(path).parent.resolve()}. Check the path.")
-    try:
-        return kind.from_pretrained(str(path), local_files_only=True, **options)
-    except Exception as error:  # transformers raises many kinds, down to bare Exception, for a damaged folder
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} must be a whole {kind.__name__} folder, but transformers could not load it ({first}).") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,14 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ..common import sd_checkpoint
-from ..common.checkpoint import PROMPT_KEY, load_strictly, open_model, read_checkpoint, require_kind, write_checkpoint
+from ..common.checkpoint import PROMPT_KEY, Checkpoint, load_strictly, open_model, read_checkpoint, require_kind, write_checkpoint
 from ..common.direction import check_direction
 from ..common.files import read_json
+from ..common.sd_checkpoint import PROMPT_LENGTH
+from ..common.weights.layout import PROMPT_FILE, SCHEDULER_FILE, UNET
 from .calibration import Calibration
+from .empty_prompt import empty_prompt_beside
 
-logger = logging.getLogger("diffharmony")
 
 KIND = "unet"
 ORIGINAL = ("original_unet", "stable_diffusion")
@@ -27,30 +28,28 @@ TAKE_THESE = "Pass a file written by diffharmony train-unet or diffharmony conve
 IN_CHANNELS = 9
 NARROW_CHANNELS = 4  # a text-to-image UNet's
 OUT_CHANNELS = 4
-PROMPT_LENGTH = 77
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-# beside config.json in a diffusers folder that we wrote: the embedding, direction and prediction type
-PROMPT_FILE = "empty_prompt_embeds.safetensors"
 HOW_TO_BAKE = "Bake it in with: diffharmony convert FOLDER --text-encoder FOLDER --tokenizer FOLDER --out FOLDER"
 
 
 def load_unet(
-    path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, in_channels: int = IN_CHANNELS
+    path: str | os.PathLike, *, dtype: torch.dtype = torch.float32, in_channels: int = IN_CHANNELS, prompt: bool = True
 ) -> UNet2DConditionModel:
     """Load the harmonization or inverse UNet, in evaluation mode, on the CPU.
 
     path: our single file, a Stable Diffusion 1.x checkpoint in the original key layout, a diffusers folder (config.json +
-    .safetensors or .bin, sharded or not), or a pipeline folder with `unet/`. dtype: float32, float16 or bfloat16.
-    in_channels: 9; 4 takes a text-to-image UNet, to be widened with `widen_input`, and no other.
-    Returns: a diffusers UNet2DConditionModel with `.empty_prompt_embeds` ([1, 77, D] float32, or None where the folder
-    or file has neither it nor, in an original checkpoint, a text encoder), `.direction` ("harmonize" | "invert"),
+    .safetensors or .bin, sharded or not), a pipeline folder with `unet/`, the authors' archive, or a model on the Hub
+    (`common.weights.hub`). dtype: float32, float16 or bfloat16. in_channels: 9; 4 takes a text-to-image UNet, to be widened with
+    `widen_input`, and no other. prompt: compute the empty prompt where a folder has it not, and the text encoder lies beside it.
+    Returns: a diffusers UNet2DConditionModel with `.empty_prompt_embeds` ([1, 77, D] float32, or None where there is neither it
+    nor a text encoder, in an original checkpoint or beside a folder), `.direction` ("harmonize" | "invert"),
     `.prediction_type` ("epsilon" | "v_prediction"), `.sizes` (the working sizes it was trained at, the best first; () where
     unknown), `.steps` (the sampling steps that transfer light best, or None) and `.calibration` (a Calibration, or None).
     Raises: FileNotFoundError for a missing file or folder; ValueError for another kind of model, a damaged or incomplete
     file, or another number of input channels.
     Source: SPEC §2 (architecture), DESIGN.md "Contracts" (files).
     """
-    checkpoint, config = open_model(path, "UNet", ("unet",))
+    checkpoint, config = open_model(path, UNET)
     path, tensors, embeds = checkpoint.path, checkpoint.tensors, None
     kind = require_kind(checkpoint, (KIND, *ORIGINAL), WANTED, TAKE_THESE)
     direction, prediction_type, metadata = checkpoint.direction, checkpoint.prediction_type, checkpoint.metadata
@@ -58,7 +57,11 @@ def load_unet(
         config, tensors = sd_checkpoint.convert_unet(tensors, path)
         embeds = sd_checkpoint.encode_empty_prompt(checkpoint.tensors, path)
     elif config is not None:
-        embeds, direction, prediction_type, metadata = _beside(path.parent)
+        ours, prediction_type = _beside(path.parent)
+        if ours is not None:
+            embeds, direction, prediction_type, metadata = ours.tensors.get(PROMPT_KEY), ours.direction, ours.prediction_type, ours.metadata
+        elif prompt:
+            embeds = empty_prompt_beside(path.parent)
     elif checkpoint.config is None:
         raise ValueError(
             f"{path} must carry its config in its metadata, got none. Pass its diffusers folder (with config.json) instead, or write our "
@@ -249,11 +252,9 @@ def write_prompt_file(folder: str | os.PathLike, unet: UNet2DConditionModel) -> 
     )
 
 
-def _beside(folder: Path) -> tuple[torch.Tensor | None, str | None, str | None, dict[str, str]]:
-    """What a diffusers folder's weights do not say: (embedding, direction, prediction type, metadata), of our own file beside them;
-    without one, the prediction type of the pipeline's scheduler."""
+def _beside(folder: Path) -> tuple[Checkpoint | None, str | None]:
+    """What a diffusers folder's weights do not say: our own file beside them, or without one the prediction type of the pipeline's scheduler."""
     if (folder / PROMPT_FILE).is_file():
-        ours = read_checkpoint(folder / PROMPT_FILE)
-        return ours.tensors.get(PROMPT_KEY), ours.direction, ours.prediction_type, ours.metadata
-    settings = folder.parent / "scheduler" / "scheduler_config.json"
-    return None, None, read_json(settings).get("prediction_type") if settings.is_file() else None, {}
+        return read_checkpoint(folder / PROMPT_FILE), None
+    settings = folder.parent / SCHEDULER_FILE
+    return None, read_json(settings).get("prediction_type") if settings.is_file() else None

@@ -23,6 +23,7 @@ from ..common.checkpoint import (
     write_checkpoint,
 )
 from ..common.direction import check_direction
+from ..common.weights import layout
 from .model import HarmonyVAE
 
 HARMONY_VAE = "a Harmony-VAE (encoder.*, decoder.*, conditional_encoder.*, latent_skip_conv.*)"
@@ -30,8 +31,6 @@ TAKE_THESE = (
     "Pass a file of `diffharmony train-vae`, which makes a Harmony-VAE of a plain one, or of `convert`, or the authors' condition_vae folder."
 )
 ANY_VAE = "a VAE, plain or Harmony-VAE, in diffusers' or the original layout"
-# Folders of an archive or pipeline that hold its VAE, the Harmony-VAE first.
-VAE_FOLDERS = ("condition_vae", "vae")
 ORIGINAL = ("original_vae", "stable_diffusion")
 DEPRECATED_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -66,7 +65,8 @@ def save_autoencoder(
 
 
 def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> HarmonyVAE:
-    """Load a Harmony-VAE: one `.safetensors` file, or a diffusers folder (`.safetensors` or `.bin`), ours or the authors'.
+    """Load a Harmony-VAE: one `.safetensors` file, a diffusers folder (`.safetensors` or `.bin`), ours or the authors', or a model on the
+    Hub (`common.weights.hub`).
 
     A folder that holds a `condition_vae/` folder (the authors' archive) or a `vae/` folder (a pipeline) stands for that one.
     Kind and layout are read from keys and metadata, never from the file's name. The model comes in `dtype`, in eval mode, on
@@ -74,7 +74,7 @@ def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32
     Raises: FileNotFoundError when path or weights are missing; ValueError for a damaged file, or one that is something
     else (what was expected, what was found, what to do). Source: SPEC §10.
     """
-    checkpoint, config = open_model(path, "VAE", VAE_FOLDERS)
+    checkpoint, config = open_model(path, layout.VAE)
     require_kind(checkpoint, ("harmony_vae",), HARMONY_VAE, TAKE_THESE)
     return _load(HarmonyVAE, checkpoint, config, dtype)
 
@@ -82,7 +82,7 @@ def load_harmony_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32
 def load_vae(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
     """Load a Harmony-VAE or a plain AutoencoderKL, whichever the file or diffusers folder holds; a Stable Diffusion 1.x
     checkpoint in the original key layout, or a VAE alone in it, gives a plain one. Raises as `load_harmony_vae` does."""
-    checkpoint, config = open_model(path, "VAE", VAE_FOLDERS)
+    checkpoint, config = open_model(path, layout.VAE)
     kind = require_kind(checkpoint, ("harmony_vae", "autoencoder", *ORIGINAL), ANY_VAE, TAKE_THESE)
     if kind in ORIGINAL:
         config, tensors = sd_checkpoint.convert_vae(checkpoint.tensors, checkpoint.path)

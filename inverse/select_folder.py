@@ -13,6 +13,8 @@ from ..classifier.checkpoint import load_harmony_classifier
 from ..common.files import check_folder, written_whole
 from ..common.processes import on_main, processes
 from ..common.run_folder import claim, clear_unfinished, digest, hold, let_go
+from ..common.weights.hub import local_path
+from ..common.weights.layout import CLASSIFIER
 from ..dataset.layout import TRAIN_LIST
 from .manifest import Candidate, read_made_with, read_pairs
 from .pairs import write_pairs
@@ -49,6 +51,7 @@ def select_candidates(
     if list_file in ("", ".", "..", RESULT, SHEET, SETTINGS, SCORES) or PurePosixPath(list_file).name != list_file or "\\" in list_file:
         raise ValueError(f"list must be a file name of its own in the folder, got {list_file!r}. Choose {TRAIN_LIST}, say.")
     check_folder(out, "--out")
+    classifier_path = local_path(classifier_path, CLASSIFIER)
     classifier, classifier_digest = load_harmony_classifier(classifier_path), digest(classifier_path)
     if not data.is_dir():
         raise FileNotFoundError(f"folder of candidates {data.name!r} must exist, looked in {data.absolute().parent}. Check --data.")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import comfy.utils
 import folder_paths
+from comfy import model_management
 from comfy_api.latest import io
 
-from ..common.assets import TINY
+from ..common.assets import BUNDLED_MARK, TINY
 from ..common.direction import require_direction
+from ..common.weights import layout
+from ..common.weights.hub import HOW_TO_NAME, fetch, parse_hub_id
 from ..diffusion.model_files import ModelFile, files_of_kind
 from .host_models import HostClassifier, HostRefinement, register_folder
 from .host_unet import host_model
@@ -23,10 +27,9 @@ if TYPE_CHECKING:
 CATEGORY = "DiffHarmony"
 DIRECTION = "diffharmony_direction"  # key of the empty prompt's CONDITIONING
 FACTS = "diffharmony_facts"  # the MODEL's attribute
-VAES, UNETS = "vae", "diffusion_models"  # the host's folders in models/
-CLASSIFIERS, REFINEMENTS = "harmony_classifiers", "harmony_refinement"  # ours
+# folders in models/: two of the host's, two of ours
+VAES, UNETS, CLASSIFIERS, REFINEMENTS = (layout.MODEL_FOLDERS[kind] for kind in ("harmony_vae", "unet", "classifier", "refinement"))
 BUNDLED = "diffharmony_bundled"  # the tiny family's folder, where it lies in this repository
-BUNDLED_MARK = " (bundled tiny)"  # no file's name ends so, so that none of the user's can be meant
 Classifier, Refinement = io.Custom("DIFFHARMONY_CLASSIFIER"), io.Custom("DIFFHARMONY_REFINEMENT")
 for folder in (CLASSIFIERS, REFINEMENTS):
     register_folder(folder)
@@ -60,8 +63,22 @@ def bundled_files(kind: str, direction: str | None = None) -> list[str]:
     return sorted(file.name + BUNDLED_MARK for file in files_of_kind(files, kind, direction))
 
 
-def _full_path(folder: str, name: str) -> str:
-    """Where a chosen file lies. Raises: FileNotFoundError."""
+def _model_path(folder: str, name: str, hub_id: str, wanted: layout.Layout) -> str | Path:
+    """Where a chosen file lies, or what is on the Hub, which counts where it is named: downloaded under the node's progress bar.
+
+    Raises: FileNotFoundError; ValueError for what names no model on the Hub; as `fetch`.
+    """
+    if hub_id.strip():
+        parsed = parse_hub_id(hub_id.strip())
+        if parsed is None:
+            raise ValueError(f"hub_id must be {HOW_TO_NAME}, got {hub_id!r}. Write it so, or leave it empty.")
+        bar = comfy.utils.ProgressBar(1)
+
+        def progress(done: int, total: int) -> None:
+            model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, total)
+
+        return fetch(parsed, wanted, progress=progress)
     if name.endswith(BUNDLED_MARK):
         return folder_paths.get_full_path_or_raise(BUNDLED, name.removesuffix(BUNDLED_MARK))
     return folder_paths.get_full_path_or_raise(folder, name)
@@ -73,8 +90,12 @@ def _schema(
     """Of a node that loads one file out of models/<folder>, or a bundled one of its kind and direction."""
     options = folder_paths.get_filename_list(folder) + bundled_files(kind, direction)
     choice = io.Combo.Input(parameter, options=options, tooltip=f"{what} file in models/{folder}, or the tiny one that comes with DiffHarmony.")
+    hub_id = io.String.Input(
+        "hub_id", default="", optional=True, advanced=True,
+        tooltip="In its place a model on the Hugging Face Hub: owner/name@v1:file.safetensors, with a tag or a commit. It is downloaded once.",
+    )  # fmt: skip
     return io.Schema(
-        node_id=node_id, display_name=name, category=CATEGORY, description=description, inputs=[choice], outputs=outputs
+        node_id=node_id, display_name=name, category=CATEGORY, description=description, inputs=[choice, hub_id], outputs=outputs
     )
 
 
@@ -91,22 +112,23 @@ class LoadHarmonyVAE(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, vae_name) -> io.NodeOutput:
+    def execute(cls, vae_name, hub_id="") -> io.NodeOutput:
         from ..harmony_vae import load_harmony_vae
 
-        return io.NodeOutput(HostHarmonyVAE(load_harmony_vae(_full_path(VAES, vae_name))))
+        return io.NodeOutput(HostHarmonyVAE(load_harmony_vae(_model_path(VAES, vae_name, hub_id, layout.VAE))))
 
 
-def load_host_unet(unet_name: str, direction: str):
+def load_host_unet(unet_name: str, direction: str, hub_id: str = ""):
     """The MODEL and its empty prompt as CONDITIONING.
 
     Raises: ValueError when the file is not a UNet of that direction, or carries no empty prompt.
     """
     from ..diffusion.unet import empty_prompt_of, load_unet
 
-    unet = load_unet(_full_path(UNETS, unet_name))
-    require_direction(unet, direction, unet_name)
-    empty_prompt_of(unet, unet_name)
+    unet = load_unet(_model_path(UNETS, unet_name, hub_id, layout.UNET))
+    name = hub_id.strip() or unet_name
+    require_direction(unet, direction, name)
+    empty_prompt_of(unet, name)
     patcher = host_model(unet, unet.prediction_type)
     facts = UNetFacts(*(getattr(unet, name) for name in UNetFacts._fields))
     setattr(patcher.model, FACTS, facts)  # on the model, not its patcher: clones of the patcher share it
@@ -134,8 +156,8 @@ class LoadHarmonizationUNet(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, unet_name) -> io.NodeOutput:
-        return io.NodeOutput(*load_host_unet(unet_name, direction="harmonize"))
+    def execute(cls, unet_name, hub_id="") -> io.NodeOutput:
+        return io.NodeOutput(*load_host_unet(unet_name, "harmonize", hub_id))
 
 
 class LoadInverseUNet(io.ComfyNode):
@@ -154,8 +176,8 @@ class LoadInverseUNet(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, unet_name) -> io.NodeOutput:
-        return io.NodeOutput(*load_host_unet(unet_name, direction="invert"))
+    def execute(cls, unet_name, hub_id="") -> io.NodeOutput:
+        return io.NodeOutput(*load_host_unet(unet_name, "invert", hub_id))
 
 
 class LoadHarmonyClassifier(io.ComfyNode):
@@ -171,10 +193,10 @@ class LoadHarmonyClassifier(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, classifier_name) -> io.NodeOutput:
+    def execute(cls, classifier_name, hub_id="") -> io.NodeOutput:
         from ..classifier import load_harmony_classifier
 
-        return io.NodeOutput(HostClassifier(load_harmony_classifier(_full_path(CLASSIFIERS, classifier_name))))
+        return io.NodeOutput(HostClassifier(load_harmony_classifier(_model_path(CLASSIFIERS, classifier_name, hub_id, layout.CLASSIFIER))))
 
 
 class LoadHarmonyRefinement(io.ComfyNode):
@@ -190,7 +212,7 @@ class LoadHarmonyRefinement(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, refinement_name) -> io.NodeOutput:
+    def execute(cls, refinement_name, hub_id="") -> io.NodeOutput:
         from ..refinement import load_refinement
 
-        return io.NodeOutput(HostRefinement(load_refinement(_full_path(REFINEMENTS, refinement_name))))
+        return io.NodeOutput(HostRefinement(load_refinement(_model_path(REFINEMENTS, refinement_name, hub_id, layout.REFINEMENT))))

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..common.checkpoint import Checkpoint, load_strictly, open_model, require_kind, write_checkpoint
+from ..common.weights import layout
 from .model import STAGE_SIZE, HarmonyRefinement
 
 KIND = "refinement"
 WANTED = "a refinement model (conv_in.*, down_blocks.*, mid_block.*, up_blocks.*, conv_norm_out.*, conv_out.*, and no time embedding)"
-ARCHIVE_FOLDER = "refinement"
 # The authors' three configs; they differ in nothing but the widths.
 PUBLISHED_WIDTHS = ((64, 128, 256, 256), (128, 256, 512, 512), (256, 512, 1024, 1024))
 PUBLISHED = {
@@ -24,7 +24,7 @@ PUBLISHED = {
     "add_attention": True,
     "input_residual": True,
 }
-TAKE_THESE = f"Pass the authors' {ARCHIVE_FOLDER} folder, or a file of `diffharmony train-refinement`."
+TAKE_THESE = "Pass the authors' refinement folder, or a file of `diffharmony train-refinement`."
 
 
 def save_refinement(
@@ -41,7 +41,8 @@ def save_refinement(
 
 
 def load_refinement(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> HarmonyRefinement:
-    """Load a refinement model: one `.safetensors` file, or a diffusers folder (`.safetensors` or `.bin`), ours or the authors'.
+    """Load a refinement model: one `.safetensors` file, a diffusers folder (`.safetensors` or `.bin`), ours or the authors', or a model on
+    the Hub (`common.weights.hub`).
 
     A folder that holds a `refinement/` folder (the authors' archive) stands for that one; a file named as in such a folder takes
     the config.json beside it. Kind and layout are read from keys and metadata, never from the file's name. The model comes in
@@ -49,7 +50,7 @@ def load_refinement(path: str | os.PathLike, dtype: torch.dtype = torch.float32)
     Raises: FileNotFoundError when path or weights are missing; ValueError for a damaged file, or one that is something else
     (what was expected, what was found, what to do). Source: SPEC §10.
     """
-    checkpoint, config = open_model(path, "refinement", (ARCHIVE_FOLDER,))
+    checkpoint, config = open_model(path, layout.REFINEMENT)
     require_kind(checkpoint, (KIND,), WANTED, TAKE_THESE)
     config = config or checkpoint.config or infer_config(checkpoint)
     fields = {name: value for name, value in config.items() if not name.startswith("_")}

@@ -35,8 +35,17 @@ def host(request):
 
 
 @pytest.fixture(scope="session")
-def server(host, made, tmp_path_factory):
-    with ComfyServer(tmp_path_factory.mktemp("comfy ui ü"), host) as running:
+def hub():
+    """The only Hub that the server's nodes can reach; empty."""
+    from diffharmony.tests.made.hub_server import HubServer
+
+    with HubServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(host, made, hub, tmp_path_factory):
+    with ComfyServer(tmp_path_factory.mktemp("comfy ui ü"), host, hub=hub.endpoint) as running:
         for folder, ending in (("vae", "vae"), ("diffusion_models", "unet"), ("harmony_classifiers", "classifier")):
             for path in made.glob(f"*{ending}.safetensors"):
                 running.add_model(folder, path)

@@ -24,6 +24,8 @@ from ..classifier.model import CROP_MARGIN, INPUT_SIZE, RESNET50, SMALL, SMALL_W
 from ..common.files import written_whole
 from ..common.processes import on_main, processes
 from ..common.sheets import labelled_sheet
+from ..common.weights.hub import parse_hub_id
+from ..common.weights.layout import CLASSIFIER
 from .checks import check, check_one_size
 from .config import DataConfig, OptimConfig, RunConfig, TrainingConfig, as_dict
 from .data.bad_images import without_bad_images
@@ -38,7 +40,6 @@ from .data.classifier_pairs import (
     split_photographs,
 )  # fmt: skip
 from .dry_run import dry_run
-from .hub import HubModel, parse_hub_id
 from .loop import Task, fit
 from .pretrained import find_pretrained
 from .run.resume import take
@@ -199,12 +200,12 @@ def load_pretrained_classifier(config: ClassifierTraining) -> HarmonyClassifier:
 
 def _find_backbone(weights: str) -> Path:
     model = None if Path(weights).expanduser().exists() else parse_hub_id(weights)
-    if isinstance(model, HubModel) and not model.inside:
+    if model is not None and not model.inside:
         raise ValueError(
             f"backbone_weights must name the weights file of a Hub repository after a colon, got {weights!r}. "
-            "Say owner/name:model.safetensors."
+            "Say owner/name@revision:model.safetensors."
         )
-    return find_pretrained(weights, "unet", "backbone_weights")
+    return find_pretrained(weights, CLASSIFIER, "backbone_weights")
 
 
 def load_data(config: ClassifierTraining) -> tuple[ClassifierPairs, ClassifierPairs | None]:

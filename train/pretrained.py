@@ -1,7 +1,7 @@
 """What a training run begins from: a local folder or file, or a model on the Hub.
 
 Folders: a diffusers VAE or UNet, or a pipeline that holds one. Files: ours, or Stable Diffusion 1.x checkpoints in the original
-key layout (.safetensors, .ckpt). On the Hub: `owner/name`, `owner/name:folder`, `owner/name:file.safetensors`.
+key layout (.safetensors, .ckpt). On the Hub: `owner/name`, `owner/name@revision`, `owner/name@revision:folder`, …
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.checkpoint import PROMPT_KEY, read_checkpoint
-from ..diffusion.convert import WITHOUT_EMBEDDING, encode_empty_prompt
+from ..common.weights.hub import HOW_TO_NAME, fetch, parse_hub_id
+from ..common.weights.layout import UNET, VAE, Layout
 from ..diffusion.unet import IN_CHANNELS, NARROW_CHANNELS, attach, load_unet, widen_input
 from ..harmony_vae import HarmonyVAE, load_vae
-from .hub import Part, fetch, parse_hub_id
 
 logger = logging.getLogger("diffharmony")
 
 Start = str | os.PathLike
 
 
-def find_pretrained(start: Start, part: Part, field: str, *, prompt: bool = True) -> Path:
-    """The local path of what `field` names. A path that exists wins over a model of that name on the Hub.
+def find_pretrained(start: Start, layout: Layout, field: str, *, prompt: bool = True) -> Path:
+    """The local path of what `field` names. A path that exists wins over a model of that name on the Hub, which need not be pinned.
 
-    part: what is looked for in a pipeline. prompt: whether a UNet's empty prompt is to come with it.
+    layout: of the model that is looked for. prompt: whether a UNet's empty prompt is to come with it.
     Raises: FileNotFoundError for what is neither, with where it was looked for.
     """
     path = Path(start).expanduser()
@@ -37,12 +37,12 @@ def find_pretrained(start: Start, part: Part, field: str, *, prompt: bool = True
     model = parse_hub_id(Path(start).as_posix())
     if model is None:
         raise FileNotFoundError(
-            f"{field} must be a folder or file that exists, or a model on the Hub (owner/name or owner/name:folder), got {str(start)!r}: "
+            f"{field} must be a folder or file that exists, or a model on the Hub ({HOW_TO_NAME}), got {str(start)!r}: "
             f"looked in {looked_in}. Check the path."
         )
     logger.info("%s: no %s in %s, so it is taken for a model on the Hub", field, start, looked_in)
     try:
-        return fetch(model, part, prompt=prompt)
+        return fetch(model, layout, prompt=prompt, floating=True)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{field} {str(start)!r} is no local path (looked in {looked_in}), and was taken for a model on the Hub. {error}"
@@ -56,7 +56,7 @@ def load_pretrained_vae(start: Start | None, field: str = "init") -> Autoencoder
     """
     if start is None:
         raise ValueError(f"{field} must be a VAE to begin from, got None. Pass --{field} with a folder, a file or a Hub id.")
-    return load_vae(find_pretrained(start, "vae", field))
+    return load_vae(find_pretrained(start, VAE, field))
 
 
 def load_pretrained_harmony_vae(start: Start | None, initialization: str = "zero", seed: int = 0) -> HarmonyVAE:
@@ -86,14 +86,15 @@ def load_pretrained_unet(
     Raises: ValueError for another prediction type, no empty prompt to be had, a 4-channel UNet without `widen` or another with
     it; FileNotFoundError as `find_pretrained`.
     """
-    path = find_pretrained(start, "unet", "init", prompt=empty_prompt is None)
-    unet = load_unet(path, in_channels=NARROW_CHANNELS if widen else IN_CHANNELS)
+    prompt = empty_prompt is None
+    path = find_pretrained(start, UNET, "init", prompt=prompt)
+    unet = load_unet(path, in_channels=NARROW_CHANNELS if widen else IN_CHANNELS, prompt=prompt)
     if widen:
         widen_input(unet)
         logger.info("init: the 4 input channels became 9, the new ones with zero weights")
     if prediction_type not in (None, unet.prediction_type):
         raise ValueError(f"prediction_type must be init's own {unet.prediction_type!r}, got {prediction_type!r}. Leave it out.")
-    embeds = _empty_prompt(path, unet) if empty_prompt is None else read_checkpoint(empty_prompt).tensors.get(PROMPT_KEY)
+    embeds = unet.empty_prompt_embeds if prompt else read_checkpoint(empty_prompt).tensors.get(PROMPT_KEY)
     if embeds is None:
         raise ValueError(
             f"the UNet to begin from must come with {PROMPT_KEY}, or with its text_encoder/ and tokenizer/ beside it, got neither in "
@@ -107,22 +108,9 @@ def sampling_unet(start: Start, direction: str) -> UNet2DConditionModel:
 
     Raises: ValueError for one of the other direction, or without an empty prompt; FileNotFoundError as `find_pretrained`.
     """
-    unet = load_unet(path := find_pretrained(start, "unet", "unet"))
+    unet = load_unet(find_pretrained(start, UNET, "unet"))
     if unet.direction != direction:
         raise ValueError(f"unet must be of direction {direction!r}, got {unet.direction!r} in {start}. Pass the UNet of that direction.")
-    embeds = _empty_prompt(path, unet)
-    if embeds is None:
+    if unet.empty_prompt_embeds is None:
         raise ValueError(f"unet must come with {PROMPT_KEY}, got none in {start}. Pass the file that train-unet or convert wrote.")
-    return attach(unet, embeds, direction, unet.prediction_type)
-
-
-def _empty_prompt(path: Path, unet: UNet2DConditionModel) -> torch.Tensor | None:
-    """The UNet's own embedding, or what the text encoder beside it makes of "": in the pipeline that `path` is, or is a part of."""
-    if unet.empty_prompt_embeds is not None or path.is_file():
-        return unet.empty_prompt_embeds
-    pipeline = path.absolute().parent if (path / "config.json").is_file() else path
-    text_encoder, tokenizer = (pipeline / name for name in WITHOUT_EMBEDDING)
-    if not (text_encoder.is_dir() and tokenizer.is_dir()):
-        return None
-    logger.info("init: encoding the empty prompt with %s", text_encoder)
-    return encode_empty_prompt(text_encoder, tokenizer)
+    return unet

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from diffharmony.applications.publish.workflows import with_bundled_models
 from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.browser.frontend import open_frontend
 from diffharmony.tests.host import prompts
@@ -74,7 +75,7 @@ def author(server: ComfyServer, name: str) -> Path:
         (REPOSITORY / "out").mkdir(exist_ok=True)
         page.screenshot(path=REPOSITORY / "out" / f"{name}_workflow.png")
     path = REPOSITORY / "workflows" / f"{name}.json"
-    path.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(with_bundled_models(workflow), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 

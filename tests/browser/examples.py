@@ -36,8 +36,8 @@ class Example:
 LOADED = {
     "real": ((40, 80), (300, 330), "Real photograph"),
     "mask": ((40, 460), (300, 350), "Foreground mask (white = foreground)"),
-    "vae": ((380, 80), (330, 60), None),
-    "unet": ((380, 190), (330, 80), None),
+    "vae": ((380, 80), (330, 90), None),
+    "unet": ((380, 220), (330, 110), None),
 }
 
 EXAMPLES = {
@@ -153,8 +153,8 @@ EXAMPLES = {
         layout={
             "composite": ((40, 80), (300, 330), "Composite image"),
             "mask": ((40, 470), (300, 350), "Foreground mask (white = foreground)"),
-            "vae": ((400, 80), (340, 60), None),
-            "unet": ((400, 200), (340, 80), None),
+            "vae": ((400, 80), (340, 90), None),
+            "unet": ((400, 220), (340, 110), None),
             "working": ((400, 470), (340, 130), None),
             "conditioning": ((800, 80), (290, 110), None),
             "sampler": ((1130, 80), (290, 270), None),
@@ -164,7 +164,7 @@ EXAMPLES = {
         },
         groups={
             "1 Composite and mask": (20, 0, 340, 840),
-            "2 Models": (380, 0, 380, 300),
+            "2 Models": (380, 0, 380, 350),
             "3 Down to the size of the model": (380, 390, 380, 230),
             "4 Harmonize at that size": (780, 0, 990, 370),
             "5 The light, at full size": (1440, 390, 330, 270),
@@ -190,8 +190,8 @@ EXAMPLES = {
             "saved": ((1190, 80), (480, 560), "Composites"),
         },
         note=Note(
-            pos=(380, 330),
-            size=(330, 210),
+            pos=(380, 390),
+            size=(330, 250),
             text=(
                 "**Make composites out of a real photograph**\n\n"
                 "1. Load a photograph and a mask of one object in it. White is the object.\n"
@@ -206,7 +206,7 @@ EXAMPLES = {
         layout={
             **LOADED,
             "candidates": ((750, 80), (300, 520), None),
-            "classifier": ((380, 320), (330, 60), None),
+            "classifier": ((380, 380), (330, 90), None),
             "score": ((1090, 80), (250, 80), None),
             "sheet": ((1090, 220), (360, 380), "Candidates and their scores"),
             "select": ((1490, 80), (280, 220), None),
@@ -214,8 +214,8 @@ EXAMPLES = {
             "pair": ((1810, 80), (290, 520), None),
         },
         note=Note(
-            pos=(380, 440),
-            size=(330, 250),
+            pos=(380, 530),
+            size=(330, 280),
             text=(
                 "**Build training data from real photographs**\n\n"
                 "1. Load a photograph and a mask of one object in it. White is the object.\n"

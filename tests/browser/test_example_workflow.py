@@ -13,7 +13,7 @@ from diffharmony.dataset.pairs import read_list
 from diffharmony.tests.browser.author_workflow import numbered
 from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.browser.frontend import QUEUE, as_prompt, needs_chromium, open_frontend
-from diffharmony.tests.host.comfy_server import REPOSITORY
+from diffharmony.tests.host.comfy_server import REPOSITORY, VERSIONS
 from diffharmony.tests.made.clip import FRAMES, RATE
 
 pytestmark = needs_chromium
@@ -98,3 +98,17 @@ def test_comparing_opens_runs_and_shows_figures_and_differences(page):
     texts, pictures = page.evaluate(SHOWN)
     assert [line.split(":")[0] for text in texts for line in text.splitlines()] == ["image 0", "image 1", "mean of 2"]
     assert pictures == 2
+
+
+def test_a_missing_model_is_named_with_where_it_belongs(host, page):
+    """As in a workflow of `diffharmony push` whose files were chosen from the lists: not "Unknown"."""
+    if host.version == VERSIONS[1]:
+        pytest.skip("its frontend has another panel")
+    workflow = json.loads((REPOSITORY / "workflows" / "harmonize_advanced.json").read_text(encoding="utf-8"))
+    (loader,) = [node for node in workflow["nodes"] if node["type"] == "DiffHarmonyLoadHarmonyVAE"]
+    loader["properties"]["models"][0]["name"] = loader["widgets_values"][0] = "absent_vae.safetensors"
+    page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+    page.get_by_text("View details").first.click()
+    page.get_by_text("Missing Models").first.wait_for()
+    shown = page.inner_text("body")
+    assert "absent_vae.safetensors\nvae\n" in shown and "Unknown" not in shown, shown

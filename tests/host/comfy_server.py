@@ -70,15 +70,18 @@ class ComfyServer:
     """A context manager: started and answering inside, stopped with all its children outside.
 
     base: the folder that becomes the host's models/, input/, output/ and user/; made where it does not exist.
+    hub: where the Hugging Face Hub is, on this machine; None: nowhere.
     Raises: RuntimeError with the end of the host's log when it does not come up.
     """
 
-    def __init__(self, base: Path, host: Host | None = None, port: int = 0):
+    def __init__(self, base: Path, host: Host | None = None, port: int = 0, hub: str | None = None):
         self.base = Path(base)
         self.host = host or find_host()
         self.port = port or _free_port()
         self.log_path = self.base / "server.log"
         self._process: subprocess.Popen | None = None
+        # HF_HUB_DISABLE_XET: another protocol, of a binary package
+        self._hub = {"HF_HUB_OFFLINE": "1"} if hub is None else {"HF_ENDPOINT": hub, "HF_HUB_CACHE": str(self.base / "hub"), "HF_HUB_DISABLE_XET": "1"}
         for folder in ("models/vae", "models/diffusion_models", "custom_nodes", "input", "output", "user"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
         link = self.base / "custom_nodes" / EXTENSION
@@ -136,7 +139,7 @@ class ComfyServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **self._hub, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )

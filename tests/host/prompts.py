@@ -20,8 +20,8 @@ def harmonize(
     return {
         "composite": node("LoadImage", image=composite),
         "mask": node("LoadImageMask", image=mask, channel="red"),
-        "vae": node("DiffHarmonyLoadHarmonyVAE", vae_name=vae),
-        "unet": node("DiffHarmonyLoadHarmonizationUNet", unet_name=unet),
+        "vae": node("DiffHarmonyLoadHarmonyVAE", vae_name=vae, hub_id=""),
+        "unet": node("DiffHarmonyLoadHarmonizationUNet", unet_name=unet, hub_id=""),
         "conditioning": node(
             "DiffHarmonyConditioning", conditioning=["unet", 1], vae=["vae", 0], image=["composite", 0], mask=["mask", 0]
         ),

@@ -20,8 +20,8 @@ def inverse(
     return {
         "real": node("LoadImage", image=real),
         "mask": node("LoadImageMask", image=mask, channel="red"),
-        "vae": node("DiffHarmonyLoadHarmonyVAE", vae_name=vae),
-        "unet": node("DiffHarmonyLoadInverseUNet", unet_name=unet),
+        "vae": node("DiffHarmonyLoadHarmonyVAE", vae_name=vae, hub_id=""),
+        "unet": node("DiffHarmonyLoadInverseUNet", unet_name=unet, hub_id=""),
         "candidates": node(
             "DiffHarmonyInverseCandidates",
             model=["unet", 0],
@@ -43,7 +43,7 @@ def build_dataset(classifier: str = "harmony_classifier.safetensors", **options)
     del prompt["saved"]
     return {
         **prompt,
-        "classifier": node("DiffHarmonyLoadHarmonyClassifier", classifier_name=classifier),
+        "classifier": node("DiffHarmonyLoadHarmonyClassifier", classifier_name=classifier, hub_id=""),
         "score": node("DiffHarmonyHarmonyScore", classifier=["classifier", 0], images=["candidates", 0], mask=["mask", 0]),
         "sheet": node("PreviewImage", images=["score", 1]),
         "select": node(

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from diffharmony.classifier import HarmonyClassifier, load_harmony_classifier
 from diffharmony.common.checkpoint import KINDS, identify, open_model, read_checkpoint, write_checkpoint
+from diffharmony.common.weights.layout import VAE
 from diffharmony.diffusion import load_unet
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae, load_vae
 from diffharmony.refinement import load_refinement
@@ -88,7 +89,7 @@ def test_diffusers_folders_of_every_form(tmp_path, options):
     vae = make_vae()
     vae.save_pretrained(tmp_path / "vae", **options)
     for path in (tmp_path / "vae", tmp_path):
-        checkpoint, config = open_model(path, "VAE", ("vae",))
+        checkpoint, config = open_model(path, VAE)
         assert config["block_out_channels"] == [32, 64]
         assert checkpoint.tensors.keys() == vae.state_dict().keys()
         assert all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in checkpoint.tensors.items())
@@ -99,6 +100,13 @@ def test_suffixes_that_the_host_offers(tmp_path, name):
     tensors = {"time_embedding.x": torch.ones(2)}
     write_checkpoint(tmp_path / name, tensors, kind="unet", config={})
     assert read_checkpoint(tmp_path / name).kind == "unet"
+
+
+def test_without_values_shapes_and_dtypes_stay(tmp_path):
+    tensors = {name: torch.ones(2, 3, dtype=dtype) for name, dtype in (("a", torch.float16), ("b", torch.float32), ("c", torch.int64))}
+    write_checkpoint(tmp_path / "u.safetensors", tensors, kind="unet", config={})
+    found = read_checkpoint(tmp_path / "u.safetensors", values=False).tensors
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} == {name: (t.shape, t.dtype) for name, t in tensors.items()}
 
 
 @pytest.mark.parametrize("name", ["u.PTH", "u.Ckpt"])

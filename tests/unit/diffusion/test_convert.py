@@ -13,7 +13,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.diffusion import load_unet
-from diffharmony.diffusion.convert import Sources, convert_models, encode_empty_prompt, find_direction, find_sources
+from diffharmony.diffusion.convert import Sources, convert_models, find_direction, find_sources
+from diffharmony.diffusion.empty_prompt import encode_empty_prompt
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.refinement import load_refinement
@@ -132,6 +133,24 @@ def inverse(archive, unet, harmony_vae):
     models[0].save_pretrained(archive / "inverse" / "weights-000")
     models[1].save_pretrained(archive / "inverse" / "vae")
     return models
+
+
+def test_the_loaders_take_the_archive_as_it_unpacks(archive, inverse, unet, harmony_vae, empty_prompt):
+    """Whole, a model's folder, or the weights file in it, as a node's list names it."""
+    for place in (archive, archive / "base", archive / "base" / "unet", archive / "base" / "unet" / "diffusion_pytorch_model.bin"):
+        loaded = load_unet(place)
+        assert same_weights(loaded, unet) and loaded.direction == "harmonize"
+        assert torch.allclose(loaded.empty_prompt_embeds, empty_prompt, atol=1e-6)
+    for place in (archive, archive / "condition_vae", archive / "condition_vae" / "diffusion_pytorch_model.safetensors"):
+        loaded = load_harmony_vae(place)
+        assert same_weights(loaded, harmony_vae) and loaded.direction == "harmonize"
+    for place in (archive / "inverse" / "weights-000", next((archive / "inverse" / "weights-000").glob("*.safetensors"))):
+        loaded = load_unet(place)
+        assert same_weights(loaded, inverse[0]) and loaded.direction == "invert"
+        assert torch.allclose(loaded.empty_prompt_embeds, empty_prompt, atol=1e-6)
+    loaded = load_harmony_vae(archive / "inverse" / "vae")
+    assert same_weights(loaded, inverse[1]) and loaded.direction == "invert"
+    assert load_unet(archive, prompt=False).empty_prompt_embeds is None
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -11,6 +11,7 @@ from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from safetensors.torch import save_file
 
 from diffharmony.common import sd_checkpoint
+from diffharmony.common.weights.layout import VAE
 from diffharmony.diffusion import load_unet
 from diffharmony.diffusion.convert import Sources, convert_models
 from diffharmony.diffusion.unet import widen_input
@@ -177,7 +178,7 @@ class TestFolders:
         monkeypatch.chdir(tmp_path)
         expected = (tmp_path / Path(name).expanduser()).parent
         with pytest.raises(FileNotFoundError) as error:
-            find_pretrained(name, "vae", "init")
+            find_pretrained(name, VAE, "init")
         assert "init must be a folder or file that exists, or a model on the Hub" in str(error.value)
         assert str(expected) in str(error.value)
 
