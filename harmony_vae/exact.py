@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .maps import FeatureMap, Store
-from .passes import Attend, Pass, advance, margins, walk
+from .passes import Attend, Pass, advance, margins
 from .statistics import Statistics
 from .tiles import Region, Size, tiles_of
 
@@ -31,8 +31,8 @@ class TiledFeatures:
         passes = self._passes[start : self._ends[number] + 1]
         around = margins(passes, {})
         main, residual = source.read(region.grown(around[0], source.size), device), None
-        for one, (_, wanted) in zip(passes, walk(passes, region, around, source.size), strict=True):
-            main, residual = advance(one, main, residual, wanted, self._statistics)
+        for one, margin in zip(passes, around[1:], strict=True):
+            main, residual = advance(one, main, residual, region, margin, self._statistics)
         return main.values
 
     def give_up_above(self, number: int, row: int) -> None:
@@ -52,7 +52,7 @@ class Lockstep:
     device: torch.device
     store: Store = None
 
-    def encode(self, passes: Sequence[Pass], pixels: torch.Tensor) -> tuple[torch.Tensor, TiledFeatures]:
+    def encode(self, passes: Sequence[Pass], pixels: torch.Tensor, keep_features: bool = True) -> tuple[torch.Tensor, TiledFeatures]:
         """The moments [B, C, h, w], and the features. pixels: [B, C, H, W], for E_c with the mask behind the image."""
         statistics, source = Statistics(), FeatureMap.of(pixels)
         features = TiledFeatures(passes, source, statistics)
@@ -60,7 +60,7 @@ class Lockstep:
         main, residual = source, None
         for one, following in _with_next(passes):
             main, residual = self._pass(one, following, main, residual, statistics)
-            if one.feature is not None and one.feature not in computed_again:
+            if keep_features and one.feature is not None and one.feature not in computed_again:
                 main.kept = True
                 features.kept[one.feature] = main
         return self._whole(main), features
@@ -101,7 +101,7 @@ class Lockstep:
         for core in tiles_of(size, side):
             seen = core.scaled(one.down, one.up).grown(around, main.size)
             made, opened = advance(
-                one, main.read(seen, self.device), residual.read(core, self.device) if one.closes else None, core, statistics, context
+                one, main.read(seen, self.device), residual.read(core, self.device) if one.closes else None, core, 0, statistics, context
             )
             if add is not None:
                 add(made.values, core)

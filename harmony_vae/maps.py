@@ -41,7 +41,7 @@ class FeatureMap:
 
     def read(self, region: Region, device: torch.device) -> Patch:
         parts = [self._band(index, part).to(device) for index, part in self._parts(region)]
-        return Patch(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2), region)
+        return Patch(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2), region, self.size)
 
     def give_up_above(self, row: int) -> None:
         """Free the bands that end at or before a row."""

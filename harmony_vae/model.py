@@ -8,10 +8,12 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from ..common.masks import check_batch
 from .blocks import ConditionalEncoder, HarmonyCondition, decode_with_condition, randomize, zero_conv
+from .bounded import TileByTile
 from .exact import Lockstep
 from .maps import Store
 from .passes import decoder_passes, encoder_passes
@@ -19,7 +21,7 @@ from .tiles import check_tile
 
 TRAINABLE_PARTS = ("encoder_and_decoder", "conditional_encoder")
 INITIALIZATIONS = ("zero", "random")
-TILE_MODES = ("exact", "bounded")
+TILE_MODES = ("exact", "bounded")  # in lockstep, the same to rounding; or one after the other in constant memory, close and the closer the more passes
 
 
 class HarmonyVAE(AutoencoderKL):
@@ -218,20 +220,38 @@ class HarmonyVAE(AutoencoderKL):
         """
         self._check_tiling(tile, mode, refinements)
         self._check_tiled_inputs(z, image, mask)
-        decoded = []
-        shared = image.shape[0] == mask.shape[0] == 1
-        tiles = Lockstep(tuple(image.shape[2:]), tile, z.device, store)
-        encoded = None
-        encoder = encoder_passes(self.conditional_encoder)
-        decoder = decoder_passes(self.decoder)
-        for index in range(z.shape[0]):
-            if encoded is None or not shared:
-                encoded = None
-                moments, features = encoded = tiles.encode(encoder, torch.cat([t[index % t.shape[0]].unsqueeze(0).to(z) for t in (image, mask)], 1))
+        pixels = torch.cat([part.expand(max(image.shape[0], mask.shape[0]), -1, -1, -1).to(z) for part in (image, mask)], 1)
+        encoder, decoder = encoder_passes(self.conditional_encoder), decoder_passes(self.decoder)
+        convs = self.conditional_encoder.skip_convs
+        images = z.split(1)
+        if mode == "bounded":
+            tiles = TileByTile(encoder, self.spatial_factor, tile, decoder, convs, lambda m, z: self._decoder_input(z, self._posterior(m).mode()))
+            parts = [tiles.run(pixels[i % len(pixels)].unsqueeze(0), one, refinements) for i, one in enumerate(images)]
+            return DecoderOutput(sample=torch.cat(parts))
+        lockstep, parts = Lockstep(tuple(image.shape[2:]), tile, z.device, store), []
+        for index, one in enumerate(images):
+            if index == 0 or len(pixels) > 1:
+                moments, features = lockstep.encode(encoder, pixels[index].unsqueeze(0))
                 latent = self._posterior(moments).mode()
-            last = not shared or index == z.shape[0] - 1
-            decoded.append(tiles.decode(decoder, self._decoder_input(z[index : index + 1], latent), features, self.conditional_encoder.skip_convs, last))
-        return DecoderOutput(sample=torch.cat(decoded))
+            last = len(pixels) > 1 or index == len(images) - 1
+            parts.append(lockstep.decode(decoder, self._decoder_input(one, latent), features, convs, last))
+        return DecoderOutput(sample=torch.cat(parts))
+
+    @torch.no_grad()
+    def encode_tiled(
+        self, image: torch.Tensor, tile: int = 512, mode: str = "exact", *, refinements: int = 1, store: Store = None
+    ) -> AutoencoderKLOutput:
+        """What `encode(image)` gives, in tiles; arguments and errors as of `decode_tiled`. image: [B,3,h*f,w*f] in [-1,1]. No gradients."""
+        self._check_tiling(tile, mode, refinements)
+        self._check_image(image)
+        encoder = encoder_passes(self.encoder)
+        if mode == "bounded":
+            tiles = TileByTile(encoder, self.spatial_factor, tile)
+            moments = [tiles.run(one, refinements=refinements) for one in image.split(1)]
+        else:
+            lockstep = Lockstep(tuple(image.shape[2:]), tile, image.device, store)
+            moments = [lockstep.encode(encoder, one, keep_features=False)[0] for one in image.split(1)]
+        return AutoencoderKLOutput(latent_dist=self._posterior(torch.cat(moments)))
 
     def _posterior(self, moments: torch.Tensor) -> DiagonalGaussianDistribution:
         return DiagonalGaussianDistribution(moments if self.quant_conv is None else self.quant_conv(moments))
@@ -252,10 +272,7 @@ class HarmonyVAE(AutoencoderKL):
             raise ValueError(f"refinements must be a whole number of at least 0, got {refinements!r}. 1 is enough for photographs.")
 
     def _check_condition_inputs(self, image: torch.Tensor, mask: torch.Tensor) -> None:
-        if image.ndim != 4 or image.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"image must be [B, {self.config.in_channels}, H, W], got {list(image.shape)}. Pass an RGB batch in [-1, 1]."
-            )
+        self._check_image(image)
         channels = self.config.additional_in_channels
         if mask.ndim != 4 or mask.shape[1] != channels:
             raise ValueError(f"mask must be [B, {channels}, H, W], got {list(mask.shape)}. Add the channel dimension.")
@@ -263,6 +280,12 @@ class HarmonyVAE(AutoencoderKL):
             raise ValueError(
                 f"mask must have the image's batch and size {[image.shape[0], *image.shape[2:]]}, "
                 f"got {[mask.shape[0], *mask.shape[2:]]}. Resize or repeat it first."
+            )
+
+    def _check_image(self, image: torch.Tensor) -> None:
+        if image.ndim != 4 or image.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"image must be [B, {self.config.in_channels}, H, W], got {list(image.shape)}. Pass an RGB batch in [-1, 1]."
             )
         factor = self.spatial_factor
         if image.shape[2] % factor or image.shape[3] % factor:

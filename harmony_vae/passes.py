@@ -6,7 +6,7 @@ and, for attention, the keys and values of the whole map. A residual block is tw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from .blocks import layers_of
 from .statistics import Statistics
-from .tiles import Patch, Region, Size
+from .tiles import Patch, Region
 
 SCORES = 2**26  # of attention, computed at once where PyTorch has no kernel that needs less
 
@@ -188,26 +188,21 @@ def margins(passes: Sequence[Pass], wanted: dict[int, int], most: int | None = N
 
 
 def advance(
-    one: Pass, main: Patch, residual: Patch | None, region: Region, statistics: Statistics, context: KeysAndValues | None = None
+    one: Pass, main: Patch, residual: Patch | None, core: Region, margin: int, statistics: Statistics, context: KeysAndValues | None = None
 ) -> tuple[Patch, Patch | None]:
-    """One pass over a patch: its result and the residual beside it, where one is open; of `region` of its result at the most.
+    """One pass over a patch: its result, `core` with `margin` around it, and the residual beside that, where one is open.
 
-    main: covers `region` and the pass's margin around it, where the map has one.
+    main: has the pass's own margin around that besides, as far as the map reaches.
     """
-    made = Patch(one.run(main.values, statistics, context), main.region.scaled(one.up, one.down)).crop(region)
+    size = (main.size[0] * one.up // one.down, main.size[1] * one.up // one.down)
+    whole = Patch(one.run(main.values, statistics, context), main.region.scaled(one.up, one.down), size)
+    made = whole.around(core, margin)
     if one.opens:
-        beside = main.crop(region)
-        return made, beside if one.shortcut is None else Patch(one.shortcut(beside.values), region)
+        beside = main.crop(made.region)
+        return made, beside if one.shortcut is None else beside._replace(values=one.shortcut(beside.values))
     if one.closes:
-        made.values.add_(residual.crop(region).values)
+        made.values.add_(residual.crop(made.region).values)
         if one.divisor != 1:
             made.values.div_(one.divisor)
         return made, None
     return made, residual
-
-
-def walk(passes: Sequence[Pass], core: Region, around: Sequence[int], size: Size) -> Iterator[tuple[Region, Region]]:
-    """For each pass of a tile its result's core, and that with its margin. core, size: of the passes' input. around: from `margins`."""
-    for one, margin in zip(passes, around[1:], strict=True):
-        core, size = core.scaled(one.up, one.down), (size[0] * one.up // one.down, size[1] * one.up // one.down)
-        yield core, core.grown(margin, size)

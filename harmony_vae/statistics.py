@@ -49,6 +49,15 @@ class Statistics:
         seen = Moments.of(values, norm.num_groups)
         self._moments[norm] = self._moments[norm].merged(seen) if norm in self._moments else seen
 
+    def correct(self, norm: nn.GroupNorm, large: Statistics, small: Statistics) -> None:
+        """Move a norm's moments, in units of their own deviation, as those in `small` lie from those in `large`."""
+        own, wanted, found = (statistics._moments[norm] for statistics in (self, large, small))
+        deviations = [(moments.scatter / moments.count + norm.eps).sqrt() for moments in (own, wanted, found)]
+        ratio = deviations[1] / deviations[2]
+        mean = own.mean + (wanted.mean - found.mean) / deviations[2] * deviations[0]
+        variance = ((deviations[0] * ratio).square() - norm.eps).clamp_min(0)
+        self._moments[norm] = Moments(own.count, mean, variance * own.count)
+
     def normalise(self, norm: nn.GroupNorm, values: torch.Tensor) -> torch.Tensor:
         """What the norm makes of [B, C, ...] values under the observed moments: a new tensor of their dtype."""
         moments = self._moments[norm]

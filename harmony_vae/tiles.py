@@ -38,13 +38,22 @@ class Region(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """Values [B, C, h, w] of a region of a feature map."""
+    """Values [B, C, h, w] of a region of a feature map of `size`."""
 
     values: torch.Tensor
     region: Region
+    size: Size
+
+    @classmethod
+    def whole(cls, values: torch.Tensor) -> Patch:
+        size = (values.shape[2], values.shape[3])
+        return cls(values, Region.all_of(size), size)
 
     def crop(self, region: Region) -> Patch:
-        return self if region == self.region else Patch(self.values[(..., *region.within(self.region))], region)
+        return self if region == self.region else self._replace(values=self.values[(..., *region.within(self.region))], region=region)
+
+    def around(self, core: Region, margin: int) -> Patch:
+        return self.crop(core.grown(margin, self.size))
 
 
 def tiles_of(size: Size, side: int) -> Iterator[Region]:
