@@ -31,6 +31,7 @@ DETAILS = ("transfer", "change", "decoded")
 DEFAULT_DETAIL: Detail = "transfer"
 LARGEST_STRENGTH = 2.0
 LARGEST_DEFAULT = 1024
+TILE = 512  # image pixels, where memory runs out
 SMALLEST_SIZE = 64
 
 
@@ -148,9 +149,20 @@ class ConditionedSampler:
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
         if not self._conditional:
             return self._vae.decode(latent).sample
-        if self._tile is not None:
-            return self._vae.decode_tiled(latent, self._working.padded, self._working.padded_mask, tile=self._tile).sample
-        return self._vae.decode(latent, self._condition).sample
+        image, mask = self._working.padded, self._working.padded_mask
+        tile = self._tile or max(4, min(TILE, max(image.shape[-2:]) // 2) // self._vae.spatial_factor) * self._vae.spatial_factor
+        if self._tile is None:
+            try:
+                return self._vae.decode(latent, self._condition).sample
+            except (torch.cuda.OutOfMemoryError, MemoryError):
+                self.__dict__.pop("_condition", None)
+            logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px (exact).", tile)
+        try:
+            return self._vae.decode_tiled(latent, image, mask, tile=tile).sample
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            pass
+        logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px (bounded).", tile)
+        return self._vae.decode_tiled(latent, image, mask, tile=tile, mode="bounded").sample
 
 
 def working_size(height: int, width: int, size: Size = None, sizes: Sequence[int] = ()) -> tuple[int, int]:
@@ -274,7 +286,8 @@ def harmonize(
     keep_detail: the former name: True is "change", False "decoded". strength: 0..2, multiplies the change; 0 gives the composite.
     paste_background: blend by the mask over the composite; pixels whose mask is 0 (up to 1/255) then come back bit for bit.
     conditional: decode under the condition (composite, mask); None does so where the VAE can. tile: decode conditionally
-    in tiles of that many pixels; encoding and sampling still see the whole image.
+    in exact tiles of that many pixels; encoding and sampling still see the whole image. Where memory runs out, it goes on in exact tiles, then
+    in bounded ones (see `HarmonyVAE.decode_tiled`), and the log says so.
     refinement: from `load_refinement`; runs on the decoded image at its own fixed size, and its change is brought up to the
     working size (see `refine`). ancestral: False samples without added noise. scheduler: see `sample_latents`.
     device: where to compute; None is where the UNet is. progress: called with (steps done, steps), of all crops together.

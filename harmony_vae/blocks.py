@@ -78,13 +78,18 @@ class ConditionalEncoder(Encoder):
         self.down_block_skip_convs = nn.ModuleList(zero_conv(*pair) for pair in skip_widths(widths, layers))
         self.mid_block_skip_conv = zero_conv(widths[-1], widths[-1])
 
+    @property
+    def skip_convs(self) -> list[nn.Conv2d]:
+        """The zero convolutions of the skip features in encoder order, then the mid block's."""
+        return [*self.down_block_skip_convs, self.mid_block_skip_conv]
+
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
         """image [B,3,H,W] in [-1,1], mask [B,1,H,W] in {0,1} -> (moments [B,2*latent,H/f,W/f], skip features, mid skip feature)."""
         sample = self.conv_in(image) + self.add_conv_in(mask)
         features = [sample]
         for block in self.down_blocks:
-            for layer in _layers(block):
-                sample = _run(self, layer, sample)
+            for layer in layers_of(block):
+                sample = _run(self, _ResidualLayer(*layer), sample)
                 features.append(sample)
             if block.downsamplers is not None:
                 for downsampler in block.downsamplers:
@@ -108,8 +113,8 @@ def decode_with_condition(decoder: Decoder, latent: torch.Tensor, condition: Har
     sample = decoder.conv_in(latent)
     sample = _run(decoder, decoder.mid_block, sample) + condition.mid_skip_feature
     for block in decoder.up_blocks:
-        for layer in _layers(block):
-            sample = _run(decoder, layer, sample) + remaining.pop()
+        for layer in layers_of(block):
+            sample = _run(decoder, _ResidualLayer(*layer), sample) + remaining.pop()
         if block.upsamplers is not None:
             for upsampler in block.upsamplers:
                 sample = upsampler(sample)
@@ -127,11 +132,10 @@ def skip_widths(widths: tuple[int, ...], layers_per_block: int) -> list[tuple[in
     return list(zip(produced, consumed, strict=True))
 
 
-def _layers(block: nn.Module) -> Iterator[nn.Module]:
+def layers_of(block: nn.Module) -> Iterator[tuple[nn.Module, nn.Module | None]]:
     """The residual blocks of an encoder or decoder block, each with the attention that follows it, where one does."""
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-    for resnet, attention in zip(block.resnets, attentions, strict=True):
-        yield _ResidualLayer(resnet, attention)
+    yield from zip(block.resnets, attentions, strict=True)
 
 
 class _ResidualLayer:

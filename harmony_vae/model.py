@@ -8,15 +8,20 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from ..common.masks import check_batch
 from .blocks import ConditionalEncoder, HarmonyCondition, decode_with_condition, randomize, zero_conv
-from .tiles import TileLayout
+from .bounded import TileByTile
+from .exact import Lockstep
+from .maps import Store
+from .passes import decoder_passes, encoder_passes
+from .tiles import check_tile
 
 TRAINABLE_PARTS = ("encoder_and_decoder", "conditional_encoder")
 INITIALIZATIONS = ("zero", "random")
-TILE_MODES = ("exact", "bounded")
+TILE_MODES = ("exact", "bounded")  # in lockstep, the same to rounding; or one after the other in constant memory, close and the closer the more passes
 
 
 class HarmonyVAE(AutoencoderKL):
@@ -158,9 +163,7 @@ class HarmonyVAE(AutoencoderKL):
                 torch.cat([part.latent for part in parts]),
             )
         moments, skip_features, mid_skip_feature = self.conditional_encoder(image, mask.to(image.dtype))
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        posterior = DiagonalGaussianDistribution(moments)
+        posterior = self._posterior(moments)
         latent = posterior.mode() if generator is None else posterior.sample(generator)
         return HarmonyCondition(skip_features, mid_skip_feature, latent)
 
@@ -194,47 +197,82 @@ class HarmonyVAE(AutoencoderKL):
             sample = self._decode_conditionally(z, condition)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
+    @torch.no_grad()
     def decode_tiled(
-        self, z: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, tile: int = 512, mode: str = "exact"
+        self,
+        z: torch.Tensor,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        tile: int = 512,
+        mode: str = "exact",
+        *,
+        refinements: int = 1,
+        store: Store = None,
     ) -> DecoderOutput:
-        """Decode `z` under the condition (image, mask) in overlapping tiles, each under the condition of its own part of the image.
+        """Decode `z` under the condition (image, mask) in tiles, one image after the other; what `decode(z, condition)` gives, in less memory.
 
         z: [B,latent_channels,h,w], unscaled. image: [B or 1,3,h*f,w*f] in [-1,1]. mask: [B or 1,1,h*f,w*f] in {0,1}.
-        tile: side of a tile in image pixels, a multiple of f and at least 4 f. mode: `exact` or `bounded`. Both blend
-        overlapping tiles today, so the result is close to `decode(z, condition)`, and equal to it where one tile covers the
-        image. Returns [B,3,h*f,w*f] in about [-1,1]; memory beyond inputs and output is that of one tile of one image.
+        tile: side of a tile in image pixels, a multiple of f and at least 4 f. mode: see `TILE_MODES`.
+        refinements, for `bounded`: passes over all tiles before the last. store, for `exact`: where feature maps live between passes:
+        a device, or a folder (a Path) for memory-mapped files; None: where `z` is.
+        Returns [B,3,h*f,w*f] in about [-1,1]. No gradients.
         Raises: ValueError for sizes, batches, tile or mode that do not fit. Source: SPEC §3; DESIGN.md, "Contracts".
         """
-        if mode not in TILE_MODES:
-            raise ValueError(f"mode must be one of {', '.join(TILE_MODES)}, got {mode!r}. Pass one of these.")
-        layout = TileLayout(tuple(z.shape[2:]), tile, self.spatial_factor)
+        self._check_tiling(tile, mode, refinements)
         self._check_tiled_inputs(z, image, mask)
-        shape = (z.shape[2] * self.spatial_factor, z.shape[3] * self.spatial_factor)
-        result = torch.zeros(z.shape[0], self.config.out_channels, *shape, dtype=z.dtype, device=z.device)
-        for index in range(z.shape[0]):
-            one_image, one_mask = (t[index % t.shape[0]].unsqueeze(0) for t in (image, mask))
-            weights = torch.zeros(1, 1, *shape, dtype=torch.float32, device=z.device)
-            total = torch.zeros(1, *result.shape[1:], dtype=torch.float32, device=z.device)
-            for latent_window, window in layout:
-                condition = self.encode_condition(one_image[(..., *window)], one_mask[(..., *window)])
-                decoded = self.decode(z[(slice(index, index + 1), slice(None), *latent_window)], condition).sample.float()
-                ramp = layout.weights(latent_window, decoded.shape[2:]).to(z.device)
-                total[(..., *window)] += decoded * ramp
-                weights[(..., *window)] += ramp
-            result[index] = (total / weights)[0].to(z.dtype)
-        return DecoderOutput(sample=result)
+        pixels = torch.cat([part.expand(max(image.shape[0], mask.shape[0]), -1, -1, -1).to(z) for part in (image, mask)], 1)
+        encoder, decoder = encoder_passes(self.conditional_encoder), decoder_passes(self.decoder)
+        convs = self.conditional_encoder.skip_convs
+        images = z.split(1)
+        if mode == "bounded":
+            tiles = TileByTile(encoder, self.spatial_factor, tile, decoder, convs, lambda m, z: self._decoder_input(z, self._posterior(m).mode()))
+            parts = [tiles.run(pixels[i % len(pixels)].unsqueeze(0), one, refinements) for i, one in enumerate(images)]
+            return DecoderOutput(sample=torch.cat(parts))
+        lockstep, parts = Lockstep(tuple(image.shape[2:]), tile, z.device, store), []
+        for index, one in enumerate(images):
+            if index == 0 or len(pixels) > 1:
+                moments, features = lockstep.encode(encoder, pixels[index].unsqueeze(0))
+                latent = self._posterior(moments).mode()
+            last = len(pixels) > 1 or index == len(images) - 1
+            parts.append(lockstep.decode(decoder, self._decoder_input(one, latent), features, convs, last))
+        return DecoderOutput(sample=torch.cat(parts))
 
-    def _decode_conditionally(self, z: torch.Tensor, condition: HarmonyCondition) -> torch.Tensor:
-        condition_latent = condition.latent
+    @torch.no_grad()
+    def encode_tiled(
+        self, image: torch.Tensor, tile: int = 512, mode: str = "exact", *, refinements: int = 1, store: Store = None
+    ) -> AutoencoderKLOutput:
+        """What `encode(image)` gives, in tiles; arguments and errors as of `decode_tiled`. image: [B,3,h*f,w*f] in [-1,1]. No gradients."""
+        self._check_tiling(tile, mode, refinements)
+        self._check_image(image)
+        encoder = encoder_passes(self.encoder)
+        if mode == "bounded":
+            tiles = TileByTile(encoder, self.spatial_factor, tile)
+            moments = [tiles.run(one, refinements=refinements) for one in image.split(1)]
+        else:
+            lockstep = Lockstep(tuple(image.shape[2:]), tile, image.device, store)
+            moments = [lockstep.encode(encoder, one, keep_features=False)[0] for one in image.split(1)]
+        return AutoencoderKLOutput(latent_dist=self._posterior(torch.cat(moments)))
+
+    def _posterior(self, moments: torch.Tensor) -> DiagonalGaussianDistribution:
+        return DiagonalGaussianDistribution(moments if self.quant_conv is None else self.quant_conv(moments))
+
+    def _decoder_input(self, z: torch.Tensor, condition_latent: torch.Tensor) -> torch.Tensor:
         if self.post_quant_conv is not None:
             z, condition_latent = self.post_quant_conv(z), self.post_quant_conv(condition_latent)
-        return decode_with_condition(self.decoder, z + self.latent_skip_conv(condition_latent), condition)
+        return z + self.latent_skip_conv(condition_latent)
+
+    def _decode_conditionally(self, z: torch.Tensor, condition: HarmonyCondition) -> torch.Tensor:
+        return decode_with_condition(self.decoder, self._decoder_input(z, condition.latent), condition)
+
+    def _check_tiling(self, tile: int, mode: str, refinements: int) -> None:
+        check_tile(tile, self.spatial_factor)
+        if mode not in TILE_MODES:
+            raise ValueError(f"mode must be one of {', '.join(TILE_MODES)}, got {mode!r}. Pass one of these.")
+        if not isinstance(refinements, int) or isinstance(refinements, bool) or refinements < 0:
+            raise ValueError(f"refinements must be a whole number of at least 0, got {refinements!r}. 1 is enough for photographs.")
 
     def _check_condition_inputs(self, image: torch.Tensor, mask: torch.Tensor) -> None:
-        if image.ndim != 4 or image.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"image must be [B, {self.config.in_channels}, H, W], got {list(image.shape)}. Pass an RGB batch in [-1, 1]."
-            )
+        self._check_image(image)
         channels = self.config.additional_in_channels
         if mask.ndim != 4 or mask.shape[1] != channels:
             raise ValueError(f"mask must be [B, {channels}, H, W], got {list(mask.shape)}. Add the channel dimension.")
@@ -242,6 +280,12 @@ class HarmonyVAE(AutoencoderKL):
             raise ValueError(
                 f"mask must have the image's batch and size {[image.shape[0], *image.shape[2:]]}, "
                 f"got {[mask.shape[0], *mask.shape[2:]]}. Resize or repeat it first."
+            )
+
+    def _check_image(self, image: torch.Tensor) -> None:
+        if image.ndim != 4 or image.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"image must be [B, {self.config.in_channels}, H, W], got {list(image.shape)}. Pass an RGB batch in [-1, 1]."
             )
         factor = self.spatial_factor
         if image.shape[2] % factor or image.shape[3] % factor:

@@ -89,9 +89,12 @@ class HostHarmonyVAE(comfy.sd.VAE):
         samples: [B,c,h,w], unscaled. image: [B or 1,3,h*f,w*f] in 0..1. mask: [B or 1,1,h*f,w*f] in {0,1}. One image and mask are
         encoded once for all latents. progress: to go on with, one for each image, instead of a progress bar of its own.
         Raises: RuntimeError when the result is not finite.
-        Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device. When memory runs out, the images not done yet are
-        decoded in tiles, under the same condition.
+        Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device. When memory runs out, the images not done yet are decoded in
+        exact tiles under the same condition, and when it runs out again in bounded ones.
         """
+        from ..harmony_vae.model import TILE_MODES
+
+        mode = None if tile is None else TILE_MODES[0]
         self._load(samples, tile)
         image = self.process_input(image)
         shared = image.shape[0] == mask.shape[0] == 1
@@ -102,19 +105,25 @@ class HostHarmonyVAE(comfy.sd.VAE):
             model_management.throw_exception_if_processing_interrupted()
             z, one_image, one_mask = (self._to_device(batch, index) for batch in (samples, image, mask))
             result = None
-            if tile is None:
+            while result is None:
                 try:
-                    if condition is None or not shared:
-                        condition = self._vae.encode_condition(one_image, one_mask)
-                    result = self._vae.decode(z, condition).sample
+                    if mode is not None:
+                        result = self._vae.decode_tiled(z, one_image, one_mask, tile=tile, mode=mode).sample
+                    else:
+                        if condition is None or not shared:
+                            condition = self._vae.encode_condition(one_image, one_mask)
+                        result = self._vae.decode(z, condition).sample
                 except Exception as error:
                     model_management.raise_non_oom(error)
-            if result is None:
-                # Outside the except block: the exception kept the failed attempt's tensors alive.
-                condition = None
-                model_management.soft_empty_cache()
-                tile = tile or self._fallback_tile(one_image)
-                result = self._vae.decode_tiled(z, one_image, one_mask, tile=tile).sample
+                    if mode == TILE_MODES[-1]:
+                        raise
+                if result is None:
+                    # Outside the except block: the exception kept the failed attempt's tensors alive.
+                    condition = None
+                    model_management.soft_empty_cache()
+                    tile = tile or self._fallback_tile(one_image)
+                    mode = TILE_MODES[0] if mode is None else TILE_MODES[TILE_MODES.index(mode) + 1]
+                    logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px (%s), under the same condition.", tile, mode)
             if not torch.isfinite(result).all():
                 raise RuntimeError(
                     f"decoded image must be finite, got NaN or infinity in {self.vae_dtype}. Start ComfyUI with --fp32-vae or --bf16-vae; "
@@ -141,6 +150,4 @@ class HostHarmonyVAE(comfy.sd.VAE):
 
     def _fallback_tile(self, image: torch.Tensor) -> int:
         half = max(image.shape[-2:]) // 2 // self.downscale_ratio * self.downscale_ratio
-        tile = max(4 * self.downscale_ratio, min(FALLBACK_TILE, half))
-        logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px, under the same condition.", tile)
-        return tile
+        return max(4 * self.downscale_ratio, min(FALLBACK_TILE, half))

@@ -29,6 +29,7 @@ mask = torch.zeros(1, 128, 128)
 mask[:, 40:90, 30:100] = 1
 with torch.inference_mode():
     tiled = decode_harmonized(samples, vae, image, mask, False, tile=64)
+    whole = decode_harmonized(samples, vae, image, mask, False)
     plain = vae.decode(samples["samples"])
     library = vae.first_stage_model.harmony_vae
     encode_condition, encoded = library.encode_condition, []
@@ -46,6 +47,17 @@ with torch.inference_mode():
     library.decode = limited
     recovered = decode_harmonized(samples, vae, image, mask, False)
     whole_attempts = sum(size > 8 for size in attempts)
+    decode_tiled, modes = library.decode_tiled, []
+
+    def only_bounded(*args, mode, **kwargs):
+        modes.append(mode)
+        if mode == "exact":
+            raise torch.OutOfMemoryError("as if the device had no memory left")
+        return decode_tiled(*args, mode=mode, **kwargs)
+
+    library.decode_tiled = only_bounded
+    decode_harmonized(samples, vae, image, mask, False)
+    library.decode_tiled = decode_tiled
 
     def broken(*args, **kwargs):
         raise RuntimeError("something else")
@@ -60,6 +72,8 @@ print(
     json.dumps(
         {
             "difference_from_tiled": (recovered - tiled).abs().max().item(),
+            "difference_from_whole": (recovered - whole).abs().max().item(),
+            "modes": modes,
             "difference_from_plain": (recovered - plain).abs().max().item(),
             "whole_attempts": whole_attempts,
             "conditions_encoded": len(encoded),

@@ -171,10 +171,21 @@ def test_half_precision_models_and_images(vae, unet, dtype):
     assert harmonize(half_vae, half_unet, composite.to(dtype), mask).dtype == dtype
 
 
-def test_tiles_cover_the_whole_image(vae, unet):
+def test_tiles_are_the_whole_image_and_memory_that_runs_out_steps_down_to_them(vae, unet, monkeypatch, caplog):
     composite, mask = pair(128, 128)
-    tiled = harmonize(vae, unet, composite, mask, steps=1, tile=64)
-    assert tiled.shape == composite.shape
+    whole = harmonize(vae, unet, composite, mask, steps=1)
+    torch.testing.assert_close(harmonize(vae, unet, composite, mask, steps=1, tile=64), whole, atol=1e-4, rtol=0)
+
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("as if the device had no memory left")
+
+    tiled, modes = vae.decode_tiled, []
+    monkeypatch.setattr(vae, "decode", full)
+    monkeypatch.setattr(vae, "decode_tiled", lambda *args, mode="exact", **options: modes.append(mode) or tiled(*args, mode=mode, **options))
+    torch.testing.assert_close(harmonize(vae, unet, composite, mask, steps=1), whole, atol=1e-4, rtol=0)
+    monkeypatch.setattr(vae, "decode_tiled", lambda *args, mode="exact", **options: full() if mode == "exact" else modes.append(mode) or tiled(*args, mode=mode, **options))
+    assert harmonize(vae, unet, composite, mask, steps=1).isfinite().all()
+    assert modes == ["exact", "bounded"] and "(exact)" in caplog.text and "(bounded)" in caplog.text
 
 
 @pytest.mark.parametrize(("size", "shape", "expected"), [

@@ -347,40 +347,6 @@ class TestRefusals:
         assert not list(tmp_path.iterdir())
 
 
-class TestTiles:
-    @pytest.mark.parametrize("mode", ["exact", "bounded"])
-    @torch.no_grad()
-    def test_one_tile_is_the_whole_decode(self, mode):
-        vae = trained(HarmonyVAE.from_autoencoder_kl(plain_vae()))
-        image, mask = random_inputs(batch=2)
-        z = torch.randn(2, 4, 32, 24)
-        expected = vae.decode(z, vae.encode_condition(image, mask)).sample
-        torch.testing.assert_close(vae.decode_tiled(z, image, mask, tile=64, mode=mode).sample, expected, atol=1e-5, rtol=0)
-
-    @settings(max_examples=12, deadline=None)
-    @given(st.integers(1, 14), st.integers(1, 14))
-    @torch.no_grad()
-    def test_any_size_is_covered_and_conditioned(self, rows, columns):
-        vae = trained(HarmonyVAE.from_autoencoder_kl(plain_vae(widths=(16, 16))))
-        image, mask = random_inputs(1, rows * 2, columns * 2)
-        z = torch.randn(1, 4, rows, columns)
-        tiled = vae.decode_tiled(z, image, mask, tile=8).sample
-        assert tiled.shape == image.shape and torch.isfinite(tiled).all()
-        assert not torch.equal(tiled, vae.decode_tiled(z, -image, mask, tile=8).sample)
-
-    def test_refusals(self):
-        vae = HarmonyVAE.from_autoencoder_kl(plain_vae())
-        image, mask = random_inputs()
-        z = torch.randn(1, 4, 32, 24)
-        for arguments, message in [
-            (dict(tile=63), "tile must be a whole multiple of 2"),
-            (dict(mode="fast"), "mode must be one of exact, bounded"),
-            (dict(mask=mask[..., :-2]), "mask must be 64 x 48"),
-        ]:
-            with pytest.raises(ValueError, match=message):
-                vae.decode_tiled(**{"z": z, "image": image, "mask": mask, **arguments})
-
-
 def test_serves_diffusers_pipelines_as_their_vae():
     assert issubclass(HarmonyVAE, AutoencoderKL)  # what pipelines check
     vae = HarmonyVAE.from_autoencoder_kl(plain_vae(widths=(16, 16, 16, 16)))
