@@ -24,7 +24,7 @@ demo: setup  ## harmonize a photograph in a headless ComfyUI; picture and figure
 # The tests' own kernels compete for the cores with each other, and with the servers that they start. What a file's tests make once, and
 # a host's server, stays in one process (tests/conftest.py).
 test unit: export OMP_NUM_THREADS ?= 1
-PYTEST := .venv/bin/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
+PYTEST := .venv/bin/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --durations 20
 test: unit $(OLD_READY) .host/$(OLD_HOST) .host/$(HOST)  ## unit tests, then the nodes in both ComfyUI versions, then the workflows in a browser
 	@$(PYTEST) tests/host tests/browser
 

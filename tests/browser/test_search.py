@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffharmony.tests.browser.frontend import needs_chromium, open_frontend
+from diffharmony.tests.browser.frontend import WAIT_MS, needs_chromium, open_frontend
 
 pytestmark = needs_chromium
 
@@ -26,7 +26,9 @@ def page(server):
 @pytest.mark.parametrize(("name", "word"), [(name, word) for name, words in WORDS.items() for word in words])
 def test_the_node_is_among_the_first_three(page, name, word):
     field = page.locator("input[placeholder]:visible").first
-    field.fill("")
-    field.press_sequentially(word)
-    page.wait_for_timeout(3000)
-    assert any(name in found for found in page.evaluate(RESULTS)[:3])
+    field.fill("no such node")
+    page.wait_for_function(f"!{RESULTS}.length", timeout=WAIT_MS)
+    field.fill(word)
+    page.wait_for_function(f"{RESULTS}.length", timeout=WAIT_MS)
+    found = page.evaluate(RESULTS)[:3]
+    assert any(name in one for one in found), found
