@@ -10,6 +10,7 @@ from diffharmony.tests.host.comfy_server import VERSIONS, ComfyServer, find_host
 from diffharmony.tests.made.host_models import make_models, make_pictures
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """In several processes (`--dist loadgroup`) each host's tests stay in one, with one server; all others stay with their file."""
     for item in items:
