@@ -26,12 +26,14 @@ TOKENS = 128 * 128  # that attention looks at: those of a larger latent are aver
 class Known:
     """Of a whole image the statistics of norms, and for each attention its input, averaged in squares to at most TOKENS places.
 
-    correction: what tiles measured and what the small image gave, both under the same statistics; see above.
+    correction: what tiles measured and what the small image gave, both under the same statistics; see above. `seen` is what was observed
+    before it was corrected.
     """
 
     def __init__(self, latent_size: Size, correction: tuple[Known, Known] | None = None):
         self.statistics = Statistics()
         self._correction = correction
+        self.seen = self if correction is None else Known(latent_size)
         self._side = next(n for n in range(1, max(latent_size) + 1) if math.prod(-(-length // n) for length in latent_size) <= TOKENS)
         self._size = latent_size
         self._inputs: dict[Attend, torch.Tensor] = {}
@@ -39,15 +41,20 @@ class Known:
 
     def observe(self, one: Pass, core: Patch) -> None:
         """Add a tile's input to a pass, without its margin; of the image itself, or of all of it made small."""
+        if self._correction is not None:
+            self.seen.observe(one, core)
+            self._correct(one, *self._correction)
+            return
         if one.norm is not None:
             self.statistics.observe(one.norm, core.values)
-            if self._correction is not None:
-                self.statistics.correct(one.norm, *(known.statistics for known in self._correction))
         if isinstance(one, Attend):
             self._look(one, core)
-            if self._correction is not None:
-                large, small = (known._inputs[one] for known in self._correction)
-                self._inputs[one] += large - small
+
+    def _correct(self, one: Pass, large: Known, small: Known) -> None:
+        if one.norm is not None:
+            self.statistics.correct(one.norm, self.seen.statistics, large.statistics, small.statistics)
+        if isinstance(one, Attend):
+            self._inputs[one] = self.seen._inputs[one] + (large._inputs[one] - small._inputs[one])
 
     def context(self, one: Pass) -> KeysAndValues | None:
         if not isinstance(one, Attend):
@@ -105,11 +112,10 @@ class TileByTile:
         known = Known(size)
         self._pass(small_pixels, small_z, known, known)
         for _ in range(refinements):
-            large, small = Known(size), Known(size)
+            large = Known(size)
             for _ in self._tiles(pixels, z, known, large):
                 pass
-            self._pass(small_pixels, small_z, known, small)
-            known = Known(size, (large, small))
+            known = Known(size, (large, known.seen))
             self._pass(small_pixels, small_z, known, known)
         result: torch.Tensor | None = None
         for made in self._tiles(pixels, z, known):

@@ -49,9 +49,9 @@ class Statistics:
         seen = Moments.of(values, norm.num_groups)
         self._moments[norm] = self._moments[norm].merged(seen) if norm in self._moments else seen
 
-    def correct(self, norm: nn.GroupNorm, large: Statistics, small: Statistics) -> None:
-        """Move a norm's moments, in units of their own deviation, as those in `small` lie from those in `large`."""
-        own, wanted, found = (statistics._moments[norm] for statistics in (self, large, small))
+    def correct(self, norm: nn.GroupNorm, seen: Statistics, large: Statistics, small: Statistics) -> None:
+        """Set a norm's moments to those `seen`, moved in units of their own deviation as those in `small` lie from those in `large`."""
+        own, wanted, found = (statistics._moments[norm] for statistics in (seen, large, small))
         deviations = [(moments.scatter / moments.count + norm.eps).sqrt() for moments in (own, wanted, found)]
         ratio = deviations[1] / deviations[2]
         mean = own.mean + (wanted.mean - found.mean) / deviations[2] * deviations[0]
