@@ -15,7 +15,8 @@ from ..common.images import pad_to_multiple, resize_image, resize_mask, resize_v
 from ..common.images import paste_background as paste
 from ..common.masks import binarize_mask, check_foreground, check_image_and_mask, check_range, mask_to_latent, warn_if_dull
 from ..harmony_vae.blocks import HarmonyCondition
-from ..harmony_vae.tiles import check_tile
+from ..harmony_vae.out_of_memory import decode_in_less_memory, fallback_tile
+from ..harmony_vae.tiles import TILE_MODES, check_tile
 from ..refinement import HarmonyRefinement, refine
 from .calibration import Calibration
 from .crop import CropOption, planned_crops, stitch_crops
@@ -31,7 +32,6 @@ DETAILS = ("transfer", "change", "decoded")
 DEFAULT_DETAIL: Detail = "transfer"
 LARGEST_STRENGTH = 2.0
 LARGEST_DEFAULT = 1024
-TILE = 512  # image pixels, where memory runs out
 SMALLEST_SIZE = 64
 
 
@@ -150,19 +150,19 @@ class ConditionedSampler:
         if not self._conditional:
             return self._vae.decode(latent).sample
         image, mask = self._working.padded, self._working.padded_mask
-        tile = self._tile or max(4, min(TILE, max(image.shape[-2:]) // 2) // self._vae.spatial_factor) * self._vae.spatial_factor
-        if self._tile is None:
-            try:
+        tile = self._tile or fallback_tile(tuple(image.shape[2:]), self._vae.spatial_factor)
+
+        def decode(mode: str | None) -> torch.Tensor:
+            if mode is None:
                 return self._vae.decode(latent, self._condition).sample
-            except (torch.cuda.OutOfMemoryError, MemoryError):
-                self.__dict__.pop("_condition", None)
-            logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px (exact).", tile)
-        try:
-            return self._vae.decode_tiled(latent, image, mask, tile=tile).sample
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            pass
-        logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px (bounded).", tile)
-        return self._vae.decode_tiled(latent, image, mask, tile=tile, mode="bounded").sample
+            return self._vae.decode_tiled(latent, image, mask, tile=tile, mode=mode).sample
+
+        def raise_other(error: Exception) -> None:
+            if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+                raise error
+
+        first = None if self._tile is None else TILE_MODES[0]
+        return decode_in_less_memory(decode, first, tile, raise_other=raise_other, free=lambda: self.__dict__.pop("_condition", None))[0]
 
 
 def working_size(height: int, width: int, size: Size = None, sizes: Sequence[int] = ()) -> tuple[int, int]:

@@ -17,11 +17,10 @@ from .bounded import TileByTile
 from .exact import Lockstep
 from .maps import Store
 from .passes import decoder_passes, encoder_passes
-from .tiles import check_tile
+from .tiles import TILE_MODES, check_tile
 
 TRAINABLE_PARTS = ("encoder_and_decoder", "conditional_encoder")
 INITIALIZATIONS = ("zero", "random")
-TILE_MODES = ("exact", "bounded")  # in lockstep, the same to rounding; or one after the other in constant memory, close and the closer the more passes
 
 
 class HarmonyVAE(AutoencoderKL):

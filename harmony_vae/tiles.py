@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+# in lockstep, the same to rounding; or one after the other in constant memory, close and the closer the more passes
+TILE_MODES = ("exact", "bounded")
 Size = tuple[int, int]  # height, width
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import comfy.model_patcher
@@ -15,9 +14,6 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 if TYPE_CHECKING:
     from ..harmony_vae import HarmonyVAE
 
-logger = logging.getLogger("diffharmony")
-
-FALLBACK_TILE = 512  # image pixels
 # A conditional decode holds E_c's features besides what a plain decode needs. For Stable Diffusion's widths they come to 650
 # values per image pixel, and the host counts 2178 for the decode itself.
 CONDITION_MEMORY = 1.3
@@ -92,38 +88,35 @@ class HostHarmonyVAE(comfy.sd.VAE):
         Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device. When memory runs out, the images not done yet are decoded in
         exact tiles under the same condition, and when it runs out again in bounded ones.
         """
-        from ..harmony_vae.model import TILE_MODES
+        from ..harmony_vae.out_of_memory import decode_in_less_memory, fallback_tile
+        from ..harmony_vae.tiles import TILE_MODES
 
         mode = None if tile is None else TILE_MODES[0]
         self._load(samples, tile)
+        tile = tile or fallback_tile(tuple(image.shape[2:]), self.downscale_ratio)
         image = self.process_input(image)
         shared = image.shape[0] == mask.shape[0] == 1
         progress = progress or comfy.utils.ProgressBar(samples.shape[0])
         condition = None
         decoded = []
+
+        def decode(mode: str | None) -> torch.Tensor:
+            nonlocal condition
+            if mode is not None:
+                return self._vae.decode_tiled(z, one_image, one_mask, tile=tile, mode=mode).sample
+            if condition is None or not shared:
+                condition = self._vae.encode_condition(one_image, one_mask)
+            return self._vae.decode(z, condition).sample
+
+        def free() -> None:
+            nonlocal condition
+            condition = None
+            model_management.soft_empty_cache()
+
         for index in range(samples.shape[0]):
             model_management.throw_exception_if_processing_interrupted()
             z, one_image, one_mask = (self._to_device(batch, index) for batch in (samples, image, mask))
-            result = None
-            while result is None:
-                try:
-                    if mode is not None:
-                        result = self._vae.decode_tiled(z, one_image, one_mask, tile=tile, mode=mode).sample
-                    else:
-                        if condition is None or not shared:
-                            condition = self._vae.encode_condition(one_image, one_mask)
-                        result = self._vae.decode(z, condition).sample
-                except Exception as error:
-                    model_management.raise_non_oom(error)
-                    if mode == TILE_MODES[-1]:
-                        raise
-                if result is None:
-                    # Outside the except block: the exception kept the failed attempt's tensors alive.
-                    condition = None
-                    model_management.soft_empty_cache()
-                    tile = tile or self._fallback_tile(one_image)
-                    mode = TILE_MODES[0] if mode is None else TILE_MODES[TILE_MODES.index(mode) + 1]
-                    logger.warning("Out of memory in the conditional decode: decoding in tiles of %d px (%s), under the same condition.", tile, mode)
+            result, mode = decode_in_less_memory(decode, mode, tile, raise_other=model_management.raise_non_oom, free=free)
             if not torch.isfinite(result).all():
                 raise RuntimeError(
                     f"decoded image must be finite, got NaN or infinity in {self.vae_dtype}. Start ComfyUI with --fp32-vae or --bf16-vae; "
@@ -147,7 +140,3 @@ class HostHarmonyVAE(comfy.sd.VAE):
     def _to_device(self, batch: torch.Tensor, index: int) -> torch.Tensor:
         one = batch[index % batch.shape[0]].unsqueeze(0)
         return one.to(device=self.device, dtype=self.vae_dtype)
-
-    def _fallback_tile(self, image: torch.Tensor) -> int:
-        half = max(image.shape[-2:]) // 2 // self.downscale_ratio * self.downscale_ratio
-        return max(4 * self.downscale_ratio, min(FALLBACK_TILE, half))
