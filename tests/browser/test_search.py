@@ -25,7 +25,7 @@ def page(server):
 
 @pytest.mark.parametrize(("name", "word"), [(name, word) for name, words in WORDS.items() for word in words])
 def test_the_node_is_among_the_first_three(page, name, word):
-    field = page.locator("input[placeholder]:visible").first
+    field = page.get_by_placeholder("Add a node")
     field.fill("no such node")
     page.wait_for_function(f"!{RESULTS}.length", timeout=WAIT_MS)
     field.fill(word)
