@@ -37,14 +37,14 @@ def test_what_a_page_names_exists(page):
     assert not missing
 
 
-def test_the_readme_names_every_node():
+def test_the_list_of_nodes_is_whole():
     definitions = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
-    listed = re.findall(r"^\| ([A-Z][^|]*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(r"^\| ([A-Z][^|]*?) \|", (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(node["display_name"] for node in definitions.values())
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_bytes()) < 9000
+    assert len((ROOT / "README.md").read_bytes()) < 7500
 
 
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
