@@ -38,11 +38,6 @@ def check_directions(vae: AutoencoderKL, unet: UNet2DConditionModel) -> None:
         )
 
 
-def check_inverse(model: torch.nn.Module, name: str) -> None:
-    """`require_direction` "invert"."""
-    require_direction(model, "invert", name)
-
-
 def require_direction(model: torch.nn.Module, wanted: str, name: str) -> None:
     """Refuse a model of the other direction; one without `.direction` passes. Raises: ValueError. Source: SPEC §4."""
     found = getattr(model, "direction", None)

@@ -86,6 +86,8 @@ def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED
     Raises: ValueError for fewer than 12 records, sizes that are not finite or negative, or a share outside 0..1.
     Source: D. Donoho, "De-Noising by Soft-Thresholding", 1995.
     """
+    from scipy.optimize import isotonic_regression
+
     if len(records) < FEWEST_RECORDS:
         raise ValueError(f"records must be at least {FEWEST_RECORDS}, got {len(records)}. Validate on more images.")
     if not 0 <= allowed_worse <= 1:
@@ -98,7 +100,7 @@ def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED
     if not parts:
         raise ValueError("records must have a predicted change somewhere, got none. Validate a trained model.")
     sizes, errors = (np.array([np.sqrt((part[:, column] ** 2).mean()) for part in parts]) for column in (0, 2))
-    errors = np.array(_isotonic(errors.tolist(), [len(part) for part in parts]))
+    errors = isotonic_regression(errors, weights=[len(part) for part in parts]).x
 
     def with_floor(floor: float) -> Calibration:
         change = floor * GRID
@@ -153,15 +155,3 @@ def draw_calibration(records: Sequence[Record], calibration: Calibration, path: 
 
 def _rising(values: Sequence[float]) -> bool:
     return all(low <= high for low, high in zip(values, values[1:]))
-
-
-def _isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """The never falling sequence nearest to `values` in weighted squares, by pooling neighbours that fall."""
-    pools: list[list[float]] = []  # mean, weight, length
-    for value, weight in zip(values, weights):
-        pools.append([value, weight, 1])
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            mean, total, length = pools.pop()
-            before = pools[-1]
-            pools[-1] = [(before[0] * before[1] + mean * total) / (before[1] + total), before[1] + total, before[2] + length]
-    return [mean for mean, _, length in pools for _ in range(int(length))]

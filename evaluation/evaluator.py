@@ -35,7 +35,7 @@ def evaluate(
     """Measure folders of harmonized images, and compare them.
 
     data: folder in iHarmony4's layout. list_file: its list, by name in `data` or by path. predictions: folders, see
-    folders.PredictionFolder. A prediction has its real image's size, or that shape at another size, or is a square, and is not
+    dataset.predictions. A prediction has its real image's size, or that shape at another size, or is a square, and is not
     smaller than what it is measured at. convention: a key of CONVENTIONS. real_background: lay the real image's background over
     the prediction first; None does as the convention does. size: the side that is measured at; None takes each image's own.
     baselines: keys of baselines.BASELINES, measured after the folders. workers: threads, None for one per available core; they

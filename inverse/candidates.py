@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from ..common.direction import check_inverse
+from ..common.direction import require_direction
 from ..common.masks import check_foreground
 from ..common.text import hash64
 from ..diffusion.inference import ConditionedSampler, Size
@@ -72,8 +72,8 @@ def draw_candidates(
     Returns: an iterator of [1, 3, H, W], -1..1. Raises, at once: ValueError for models of the other direction, shapes, ranges or options
     that do not fit, or a mask that marks nothing; on the way: RuntimeError when a result is not finite. Source: SPEC §4.
     """
-    check_inverse(vae, "vae")
-    check_inverse(unet, "unet")
+    require_direction(vae, "invert", "vae")
+    require_direction(unet, "invert", "unet")
     conditioned = ConditionedSampler(
         vae, unet, real, mask, size=size, paste_background=paste_background, conditional=True,
         detail="change" if keep_detail else "decoded", device=device, name="real",

@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import gather_object
 
 from ..common.devices import cpu_threads
-from ..common.direction import check_inverse
+from ..common.direction import require_direction
 from ..common.files import check_folder, read_json, written_whole
 from ..common.processes import on_main, processes
 from ..common.run_folder import claim, clear_unfinished, hold, let_go
@@ -108,9 +108,9 @@ def load_pair(recipe: Recipe) -> tuple[torch.nn.Module, torch.nn.Module]:
     """The inverse pair on its device. Raises: as the loaders do; ValueError for models of the other direction."""
     dtype = getattr(torch, recipe.dtype)
     vae = load_harmony_vae(recipe.vae, dtype)
-    check_inverse(vae, str(recipe.vae))
+    require_direction(vae, "invert", str(recipe.vae))
     unet = load_unet(recipe.unet, dtype=dtype)
-    check_inverse(unet, str(recipe.unet))
+    require_direction(unet, "invert", str(recipe.unet))
     return vae.to(recipe.device), unet.to(recipe.device)
 
 

@@ -2,7 +2,7 @@
 
 Working sizes are a quarter of the paper's, and images are measured at 128 px. What Tables 4 and 5 compare is trained here: for each
 seed a Harmony-VAE of each kind from the tiny base VAE, and a refinement stage on the images that the plain and the Harmony-VAE give.
-For Table 2, UNets with and without generated composites (augmented.py).
+For Table 2, UNets with and without generated composites (table2_miniature.py).
 """
 
 from __future__ import annotations

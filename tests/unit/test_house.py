@@ -40,7 +40,7 @@ def exists(parts: tuple[str, ...]) -> bool:
 
 
 def imports_of(path: Path) -> set[tuple[str, ...]]:
-    """The modules of the package that a file imports, anywhere in it; what names only types does not run and does not count."""
+    """The modules of the package that a file imports, anywhere in it, also those that name only types."""
     package = path.parent.parts
     found = set()
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))

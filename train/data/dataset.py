@@ -65,9 +65,9 @@ class HarmonizationDataset(Dataset):
         """The samples of these indices, packed (train/data/batches.py)."""
         return to_uint8_batch([self._crop(index) for index in indices])
 
-    def examples(self, count: int, size: int | None = None) -> dict[str, Any]:
-        """The first `count` samples of the stream at `size`, or `config.size`, as a batch, for sample sheets."""
-        return to_float_batch(to_uint8_batch([self._crop(index, size or self.config.size) for index in range(count)]))
+    def examples(self, count: int) -> dict[str, Any]:
+        """The first `count` samples of the stream at `config.size` as a batch, for sample sheets."""
+        return to_float_batch(to_uint8_batch([self._crop(index, self.config.size) for index in range(count)]))
 
     def view(self, pair: int, rng: np.random.Generator) -> dict[str, Any]:
         """One sample of pair `pair` at `config.size`, with crop, mirroring and noise seed drawn from `rng`."""

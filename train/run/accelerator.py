@@ -1,4 +1,4 @@
-"""One training in one or several processes: what accelerate is told, and what only the first process does."""
+"""One training in one or several processes: what accelerate is told."""
 
 from __future__ import annotations
 
