@@ -1,12 +1,14 @@
 # Needs python3 (3.10 or later) and make; everything else is put into git-ignored folders of this one.
 PYTHON ?= python3
 HOST := 0.30.0
-OLD_HOST := 0.18.2
+# What `make test` runs the nodes in, the newest first. 0.24.1 has a lock file too: make test HOSTS="0.24.1".
+HOSTS ?= $(HOST) 0.18.2
+LOCKED := $(patsubst requirements/host-%.txt,%,$(wildcard requirements/host-*.txt))
 
 PY := .venv/bin/python
 UV := .venv/bin/uv
 READY := .venv/.ready
-OLD_READY := .venv-$(OLD_HOST)/.ready
+OTHER_READY := $(patsubst %,.venv-%/.ready,$(filter-out $(HOST),$(HOSTS)))
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
@@ -25,8 +27,8 @@ demo: setup  ## harmonize a photograph in a headless ComfyUI; picture and figure
 # a host's server, stays in one process (tests/conftest.py).
 test unit: export OMP_NUM_THREADS ?= 1
 PYTEST := .venv/bin/pytest --numprocesses auto --maxprocesses 8 --dist loadgroup --durations 20
-test: unit $(OLD_READY) .host/$(OLD_HOST) .host/$(HOST)  ## unit tests, then the nodes in both ComfyUI versions, then the workflows in a browser
-	@$(PYTEST) tests/host tests/browser
+test: $(HOSTS:%=.host/%) $(OTHER_READY) unit  ## unit tests, then the nodes and, in a browser, the workflows, in ComfyUI of HOSTS
+	@DIFFHARMONY_HOSTS="$(HOSTS)" $(PYTEST) tests/host tests/browser
 
 unit: $(READY)  ## unit tests alone, which need no ComfyUI, over all cores
 	@$(PYTEST) tests/unit
@@ -40,11 +42,11 @@ tiny: setup  ## train the tiny models of assets/tiny again
 bench: setup  ## speed and memory beside a reference
 	@$(PY) -m diffharmony.applications.benchmarks
 
-lock: $(UV) .host/$(HOST) .host/$(OLD_HOST)  ## resolve requirements/*.txt again (UPGRADE=--upgrade for newer versions)
+lock: $(UV) $(LOCKED:%=.host/%)  ## resolve requirements/*.txt again (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) .host/$(HOST)/requirements.txt requirements/pins.in pyproject.toml --extra train --extra dev \
 		--output-file requirements/host-$(HOST).txt
-	$(COMPILE) $(UPGRADE) .host/$(OLD_HOST)/requirements.txt requirements/pins.in requirements.txt \
-		--output-file requirements/host-$(OLD_HOST).txt
+	$(foreach version,$(filter-out $(HOST),$(LOCKED)),$(COMPILE) $(UPGRADE) .host/$(version)/requirements.txt requirements/pins.in requirements.txt \
+		--output-file requirements/host-$(version).txt &&) true
 	echo "uv" | $(COMPILE) $(UPGRADE) - --output-file requirements/uv.txt
 
 clean:  ## remove environments, ComfyUI and outputs; the training of make tiny stays in .cache
@@ -65,10 +67,10 @@ $(READY): $(UV) requirements/host-$(HOST).txt pyproject.toml
 	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(OLD_READY): $(UV) requirements/host-$(OLD_HOST).txt
-	@echo "Installing the environment for ComfyUI $(OLD_HOST) into .venv-$(OLD_HOST)"
-	@$(UV) venv --quiet --allow-existing --python $(PY) .venv-$(OLD_HOST)
-	@$(UV) pip install --quiet --python .venv-$(OLD_HOST)/bin/python --require-hashes --requirement requirements/host-$(OLD_HOST).txt
+.venv-%/.ready: $(UV) requirements/host-%.txt
+	@echo "Installing the environment for ComfyUI $* into .venv-$*"
+	@$(UV) venv --quiet --allow-existing --python $(PY) .venv-$*
+	@$(UV) pip install --quiet --python .venv-$*/bin/python --require-hashes --requirement requirements/host-$*.txt
 	@touch $@
 
 .host/%: | $(UV)

@@ -25,11 +25,13 @@ class ConvertConfig:
       diffharmony convert DiffHarmony-archive --direction invert --out models
       diffharmony convert my-unet --text-encoder sd/text_encoder --tokenizer sd/tokenizer --out models
       diffharmony convert my-vae --direction invert --out models
+      diffharmony convert owner/archive@v1 --out models
     """
 
     source: SourceArgument
     """The authors' archive unpacked (base/, condition_vae/, refinement/, inverse/), a diffusers pipeline folder, or the folder or file of
-    a UNet, a VAE or a refinement model alone; of a Stable Diffusion 1.x checkpoint in the original layout UNet and VAE are taken."""
+    a UNet, a VAE or a refinement model alone; of a Stable Diffusion 1.x checkpoint in the original layout UNet and VAE are taken. Or any
+    of these on the Hub, pinned: owner/name@revision, and after a colon a folder or file in it. Parts given below may be there too."""
     out: Path
     """Folder to write to; made where missing. Existing files of those names are replaced."""
     unet: Path | None = None
@@ -55,10 +57,13 @@ def run_convert(config: ConvertConfig) -> dict[str, Any]:
 
     import torch
 
+    from ..common.weights.hub import local_path
+    from ..common.weights.layout import TEXT, UNET, VAE
     from ..diffusion.convert import convert_models, find_direction, find_sources
 
-    overrides = {name: getattr(config, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
-    sources = dataclasses.replace(find_sources(config.source, config.direction), **{name: path for name, path in overrides.items() if path is not None})
+    layouts = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "tokenizer": TEXT}
+    given = {name: path for name in layouts if (path := getattr(config, name)) is not None}
+    sources = dataclasses.replace(find_sources(config.source, config.direction), **{name: local_path(path, layouts[name]) for name, path in given.items()})
     direction = find_direction(sources, config.direction)
     written = convert_models(sources, config.out, direction=direction, dtype=getattr(torch, config.dtype))
     for path in written.values():

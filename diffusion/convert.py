@@ -13,6 +13,7 @@ from ..common.checkpoint import PROMPT_KEY, open_model, read_checkpoint, require
 from ..common.direction import check_direction
 from ..common.files import check_folder
 from ..common.weights import layout
+from ..common.weights.hub import local_path, origin
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
 from ..refinement import load_refinement, save_refinement
 from .empty_prompt import encode_empty_prompt
@@ -50,17 +51,21 @@ class Sources:
 
 def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sources:
     """Find the parts in the authors' archive, in a diffusers pipeline folder, or in a model's own folder or file: a UNet, a VAE, a
-    refinement model, or a Stable Diffusion 1.x checkpoint in the original layout, with UNet and VAE.
+    refinement model, or a Stable Diffusion 1.x checkpoint in the original layout, with UNet and VAE. Any of them may be on the Hub
+    (`common.weights.hub`), of which only what is taken is fetched.
 
     The archive has `base/` (unet, vae, text_encoder, tokenizer), `condition_vae/`, whose VAE is preferred, `refinement/`, and
     `inverse/` (vae, weights-*, a UNet each), which is taken for direction "invert", and when `source` is that folder itself.
     Raises: FileNotFoundError when nothing of the kind is there, with what was looked for; ValueError for several inverse UNets, or
-    another kind of model.
+    another kind of model; as `common.weights.hub.fetch`.
     Source: SPEC §10.
     """
-    source = Path(source)
-    if source.is_file() or (source / "config.json").is_file():
-        return Sources(**dict.fromkeys(_parts_in(source), source))
+    given = source
+    source = local_path(given, layout.INVERSE_MODELS if direction == "invert" else layout.ARCHIVE)
+    if source.is_file() or (source / layout.CONFIG).is_file():
+        parts = _parts_in(source)
+        # of a UNet on the Hub, what its empty prompt is computed with is fetched too
+        return Sources(**dict.fromkeys(parts, local_path(given, layout.UNET) if "unet" in parts else source))
     if not source.is_dir():
         raise FileNotFoundError(f"folder {source.name!r} must exist, looked in {source.parent.resolve()}. Check the path.")
     if source.name == "inverse" and not (source / "unet").is_dir():
@@ -140,8 +145,10 @@ def find_direction(sources: Sources, wanted: str | None = None) -> str:
 
 
 def _direction_in(path: Path | None) -> str | None:
-    """What our own files say; a plain VAE serves both directions."""
+    """What our own files say, or that the archive's inverse models lie there; a plain VAE serves both directions."""
     if path is not None and path.is_dir():
+        if path.absolute().parent.name == layout.INVERSE:
+            return "invert"
         path = path / layout.PROMPT_FILE
     if path is None or not path.is_file():
         return None
@@ -165,7 +172,7 @@ def convert_models(
     check_folder(out, "out")
     direction = find_direction(sources, direction)
     unet_name, vae_name = FILE_NAMES[direction]
-    training = {"command": "convert", "source": {key: str(path) for key, path in vars(sources).items() if isinstance(path, Path)}}
+    training = {"command": "convert", "source": {key: origin(path) for key, path in vars(sources).items() if isinstance(path, Path)}}
     # all are read and checked before anything is written
     unet = _read_unet(sources) if sources.unet is not None else None
     vae = _read_vae(sources.vae) if sources.vae is not None else None
@@ -187,16 +194,18 @@ def convert_models(
 
 
 def _read_unet(sources: Sources):
-    if sources.text_encoder is None or sources.tokenizer is None:
-        carries_its_own = sources.unet.is_file() or (sources.unet / layout.PROMPT_FILE).is_file()
-        if not carries_its_own:
-            missing = " and ".join(name for name in WITHOUT_EMBEDDING if getattr(sources, name) is None)
-            raise FileNotFoundError(
-                f"{missing} must be given to bake in the empty prompt, got none beside {sources.unet}. "
-                "Pass --text-encoder FOLDER and --tokenizer FOLDER of the Stable Diffusion model that the UNet was trained from."
-            )
-        logger.info("Reading the UNet, with the empty prompt it carries, from %s", sources.unet)
-        return load_unet(sources.unet)
+    missing = [name for name in WITHOUT_EMBEDDING if getattr(sources, name) is None]
+    carries_its_own = sources.unet.is_file() or (sources.unet / layout.PROMPT_FILE).is_file()
+    if missing and (carries_its_own or missing == [*WITHOUT_EMBEDDING]):
+        unet = load_unet(sources.unet)
+        if getattr(unet, PROMPT_KEY) is not None:
+            logger.info("Read the UNet, with the empty prompt that it carries or that lies beside it, from %s", sources.unet)
+            return unet
+    if missing:
+        raise FileNotFoundError(
+            f"{' and '.join(missing)} must be given to bake in the empty prompt, got none beside {sources.unet}. "
+            "Pass --text-encoder FOLDER and --tokenizer FOLDER of the Stable Diffusion model that the UNet was trained from."
+        )
     logger.info("Reading the UNet from %s", sources.unet)
     unet = load_unet(sources.unet, prompt=False)
     logger.info("Encoding the empty prompt with %s", sources.text_encoder)

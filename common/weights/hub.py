@@ -65,6 +65,12 @@ def local_path(path: str | os.PathLike, layout: Layout, *, prompt: bool = True) 
     return fetch(hub_id, layout, prompt=prompt)
 
 
+def origin(path: Path) -> str:
+    """What a local path is to be called where it is written down: for a path in the Hub's cache the model on the Hub, with its commit."""
+    match = re.search(rf"models--({NAME}?)--({NAME})/snapshots/([0-9a-f]{{40}})(?:/(.+))?$", path.as_posix())
+    return str(HubId(f"{match[1]}/{match[2]}", match[3], match[4] or "")) if match else str(path)
+
+
 def fetch(hub_id: HubId, layout: Layout, *, prompt: bool = True, floating: bool = False, progress: Progress | None = None) -> Path:
     """The local file or diffusers folder of a model on the Hub.
 
@@ -163,10 +169,11 @@ def _files_in(root: Path) -> list[str]:
 
 
 def _described(hub_id: HubId, layout: Layout) -> str:
-    if is_weights(hub_id.inside):
-        return hub_id.inside
+    if is_weights(hub_id.inside) or layout.of_transformers:
+        return hub_id.inside or f"{layout.what}'s folder"
     folder = f"{hub_id.inside}/" if hub_id.inside else ""
-    places = " or ".join(f"{folder}{name}{CONFIG}" for name in ("", *(f"{inner}/" for inner in layout.folders)))
+    inner = (*layout.folders, *(one for part in layout.parts for one in part.folders))
+    places = " or ".join(f"{folder}{name}{CONFIG}" for name in ("", *(f"{one}/" for one in inner)))
     return f"{places} with weights"
 
 

@@ -22,19 +22,28 @@ INVERSE = "inverse"  # the archive's folder of the inverse models
 class Layout(NamedTuple):
     """Where a kind of model lies.
 
-    what: its name in errors. folders: those that stand for a folder without a config.json of its own, the first that has one.
-    in_pipeline: whether the scheduler, text encoder and tokenizer of the pipeline around it belong to it.
+    what: its name in errors. folders: those that stand for a folder without a config.json of its own, the first that has one; a * is any
+    name. in_pipeline: whether the scheduler, text encoder and tokenizer of the pipeline around it belong to it. parts: what a folder that
+    is none of these holds in their place, as many as there are. of_transformers: a folder as transformers writes it, whatever is in it.
     """
 
     what: str
     folders: tuple[str, ...] = ()
     in_pipeline: bool = False
+    parts: tuple[Layout, ...] = ()
+    of_transformers: bool = False
 
 
 VAE = Layout("VAE", ("condition_vae", "vae"))
 UNET = Layout("UNet", ("unet", "base/unet"), in_pipeline=True)
 REFINEMENT = Layout("refinement", ("refinement",))
 CLASSIFIER = Layout("classifier")
+TEXT = Layout("text encoder or tokenizer", of_transformers=True)
+# All that a pipeline or the authors' archive holds; of the archive its inverse models alone.
+ARCHIVE = Layout("models", parts=(UNET._replace(folders=(*UNET.folders, "weights-*")), VAE, REFINEMENT))
+INVERSE_MODELS = Layout("inverse models", parts=(
+    UNET._replace(folders=(f"{INVERSE}/weights-*", "weights-*", "unet")), VAE._replace(folders=(f"{INVERSE}/vae", "vae")),
+))  # fmt: skip
 # The folder of ComfyUI's models/ that a kind of model belongs in.
 MODEL_FOLDERS = {"harmony_vae": "vae", "unet": "diffusion_models", "classifier": "harmony_classifiers", "refinement": "harmony_refinement"}
 
@@ -63,11 +72,21 @@ def choose(names: Iterable[str], inside: str, layout: Layout, *, prompt: bool = 
     names = set(names)
     if is_weights(inside):
         return Files(inside, [inside]) if inside in names else None
-    places = [inside, *(_join(inside, folder) for folder in layout.folders)]
-    place = next((place for place in places if _join(place, CONFIG) in names), None)
-    if place is None:
+    if layout.of_transformers:
+        held = _of_transformers(names, inside)
+        return Files(inside, held) if held else None
+    places = next(filter(None, (_places(names, _join(inside, folder)) for folder in ("", *layout.folders))), [])
+    if not places:
+        found = (choose(names, inside, part, prompt=prompt) for part in layout.parts)
+        parts = [files for files in found if files is not None and not is_weights(files.place)]
+        if parts:
+            return Files(inside, list(dict.fromkeys(name for files in parts for name in files.names)))
         alone = [name for name in names if name.rpartition("/")[0] == inside and is_weights(name)]
         return Files(alone[0], alone) if len(alone) == 1 else None
+    if len(places) > 1:
+        # whoever reads the folder refuses it, and for that weights are not needed
+        return Files(inside, [_join(place, CONFIG) for place in places])
+    (place,) = places
     found = _weights(names, _join(place, STEM))
     if not found:
         return None
@@ -90,9 +109,19 @@ def _of_pipeline(names: set[str], place: str, prompt: bool) -> list[str]:
     pipeline = next((one for one in around if _join(_join(one, TEXT_ENCODER), CONFIG) in names), None)
     if not prompt or pipeline is None:
         return found
-    encoder, tokenizer = (_join(pipeline, part) for part in (TEXT_ENCODER, TOKENIZER))
-    weights = _weights(names, f"{encoder}/model", f"{encoder}/pytorch_model")
-    return [*found, f"{encoder}/{CONFIG}", *weights, *(name for name in names if name.startswith(f"{tokenizer}/"))]
+    return [*found, *(name for part in (TEXT_ENCODER, TOKENIZER) for name in _of_transformers(names, _join(pipeline, part)))]
+
+
+def _of_transformers(names: set[str], folder: str) -> list[str]:
+    """A folder's small files, and one form of its weights where it has any."""
+    small = sorted(name for name in names if name.startswith(f"{folder}/") and not is_weights(name))
+    return [*small, *_weights(names, f"{folder}/model", f"{folder}/pytorch_model")]
+
+
+def _places(names: set[str], folder: str) -> list[str]:
+    """The folders of that name, in which a * is any, with a config.json."""
+    named = re.compile(re.escape(_join(folder, CONFIG)).replace(r"\*", "[^/]+"))
+    return sorted(name.removesuffix(CONFIG).rstrip("/") for name in names if named.fullmatch(name))
 
 
 def _weights(names: set[str], *stems: str) -> list[str]:
@@ -112,4 +141,4 @@ def _weights(names: set[str], *stems: str) -> list[str]:
 
 
 def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    return "/".join(filter(None, (folder, name)))

@@ -22,13 +22,17 @@ from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
 
 # `graph` holds the last node that `loadApiJson` made; a note exists only in the frontend.
 ARRANGE = """
-async ({api, name, layout, note, groups}) => {
+async ({api, name, layout, note, groups, reroutes}) => {
   app.loadApiJson(api, name);
   for (const [id, [pos, size, title]] of Object.entries(layout)) {
     const node = app.graph.getNodeById(Number(id));
     node.pos = pos;
     node.setSize(size);
     if (title) node.title = title;
+  }
+  for (const [id, input, points] of reroutes) {
+    const link = app.graph.getNodeById(Number(id)).inputs.find(one => one.name === input).link;
+    for (const point of points) app.graph.createReroute(point, app.graph.getLink(link));
   }
   const noteNode = LiteGraph.createNode('MarkdownNote');
   app.graph.add(noteNode);
@@ -70,7 +74,9 @@ def author(server: ComfyServer, name: str) -> Path:
     api, numbers = numbered(example.prompt())
     layout = {numbers[node]: place for node, place in example.layout.items()}
     with open_frontend(server.url, needs=example.needs) as page:
-        workflow = page.evaluate(ARRANGE, {"api": api, "name": name, "layout": layout, "note": dataclasses.asdict(example.note), "groups": example.groups})
+        reroutes = [(numbers[node], input, points) for (node, input), points in example.reroutes.items()]
+        given = {"api": api, "name": name, "layout": layout, "note": dataclasses.asdict(example.note), "groups": example.groups, "reroutes": reroutes}
+        workflow = page.evaluate(ARRANGE, given)
         page.wait_for_timeout(3000)
         (REPOSITORY / "out").mkdir(exist_ok=True)
         page.screenshot(path=REPOSITORY / "out" / f"{name}_workflow.png")

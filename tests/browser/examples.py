@@ -31,14 +31,8 @@ class Example:
     note: Note
     needs: str  # the node type without which the frontend cannot show it
     groups: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)  # title -> x, y, width, height
+    reroutes: dict[tuple[str, str], tuple[tuple[int, int], ...]] = field(default_factory=dict)  # node, input -> what its link is led by
 
-
-LOADED = {
-    "real": ((40, 80), (300, 330), "Real photograph"),
-    "mask": ((40, 460), (300, 350), "Foreground mask (white = foreground)"),
-    "vae": ((380, 80), (330, 90), None),
-    "unet": ((380, 220), (330, 110), None),
-}
 
 EXAMPLES = {
     "harmonize": Example(
@@ -68,13 +62,13 @@ EXAMPLES = {
         layout={
             "background": ((40, 80), (300, 330), "Background"),
             "cutout": ((40, 490), (300, 350), "Cut-out with transparency"),
-            "compose": ((400, 80), (360, 300), None),
-            "harmonize": ((820, 80), (420, 720), None),
-            "conditional": ((1300, 80), (460, 420), "Harmonized composite"),
+            "compose": ((480, 80), (360, 300), None),
+            "harmonize": ((900, 80), (420, 720), None),
+            "conditional": ((1380, 80), (460, 420), "Harmonized composite"),
         },
-        groups={"1 Background and cut-out": (20, 0, 340, 860), "2 Place it": (380, 0, 400, 400), "3 Harmonize": (800, 0, 980, 820)},
+        groups={"1 Background and cut-out": (20, 0, 340, 860), "2 Place it": (460, 0, 400, 400), "3 Harmonize": (880, 0, 980, 820)},
         note=Note(
-            pos=(400, 470),
+            pos=(480, 470),
             size=(360, 290),
             text=(
                 "1. Load a background, and a cut-out: a PNG that is transparent around the object.\n"
@@ -88,23 +82,28 @@ EXAMPLES = {
         prompt=video,
         needs="DiffHarmonyHarmonizeImage",
         layout={
-            "film": ((40, 80), (320, 360), "Video"),
-            "matte": ((40, 540), (320, 360), "Its mask, white = foreground"),
-            "frames": ((420, 80), (220, 110), None),
-            "matte_frames": ((420, 540), (220, 110), None),
-            "mask": ((700, 540), (220, 80), None),
-            "harmonize": ((1000, 210), (420, 760), None),
-            "joined": ((1500, 80), (240, 110), None),
-            "saved": ((1800, 80), (400, 460), None),
+            "film": ((40, 80), (260, 330), "Video"),
+            "frames": ((360, 80), (200, 110), None),
+            "matte": ((680, 240), (260, 330), "Its mask, white = foreground"),
+            "matte_frames": ((1000, 240), (200, 110), None),
+            "mask": ((1260, 240), (200, 80), None),
+            "harmonize": ((1560, 80), (420, 760), None),
+            "joined": ((2100, 80), (200, 110), None),
+            "saved": ((2360, 80), (360, 420), None),
         },
         groups={
-            "1 A video and its mask": (20, 0, 920, 990),
-            "2 Harmonize all frames alike": (980, 130, 460, 860),
-            "3 Save": (1480, 0, 740, 560),
+            "1 A video": (20, 0, 560, 430),
+            "2 Its mask": (660, 160, 820, 430),
+            "3 Harmonize all frames alike": (1540, 0, 460, 860),
+            "4 Save": (2080, 0, 660, 520),
+        },
+        reroutes={
+            ("joined", "audio"): ((620, 200), (620, 860), (700, 920), (2000, 920), (2050, 860), (2050, 200)),
+            ("joined", "fps"): ((595, 200), (595, 880), (700, 945), (2000, 945), (2075, 880), (2075, 200)),
         },
         note=Note(
-            pos=(1480, 600),
-            size=(740, 230),
+            pos=(680, 640),
+            size=(800, 190),
             text=(
                 "1. Load a video with an object composited into it, and the object's mask as a video of as many frames: white is the object. "
                 "Where the object does not move, a single mask (**Load Image (as Mask)**) will do.\n"
@@ -119,24 +118,29 @@ EXAMPLES = {
         prompt=compared,
         needs="DiffHarmonyDifference",
         layout={
-            "composite": ((40, 80), (300, 330), "Composite"),
-            "mask": ((40, 490), (300, 350), "Foreground mask (white = foreground)"),
-            "real": ((920, 480), (300, 330), "Real photograph"),
-            "harmonize": ((420, 250), (420, 720), None),
-            "both": ((920, 80), (300, 100), "Composite, then harmonized"),
-            "differences": ((1320, 80), (320, 170), None),
-            "shown": ((1700, 80), (440, 400), "What is wrong with either, 4 times"),
-            "measured": ((1320, 560), (320, 170), None),
-            "figures": ((1700, 560), (440, 240), "Figures of 0: composite, 1: harmonized"),
+            "composite": ((40, 80), (260, 330), "Composite"),
+            "mask": ((40, 490), (260, 350), "Foreground mask (white = foreground)"),
+            "harmonize": ((380, 250), (400, 720), None),
+            "both": ((880, 80), (260, 100), "Composite, then harmonized"),
+            "real": ((880, 440), (260, 330), "Real photograph"),
+            "differences": ((1280, 160), (240, 170), None),
+            "shown": ((1580, 160), (340, 340), "What is wrong with either, 4 times"),
+            "measured": ((2040, 80), (240, 170), None),
+            "figures": ((2340, 80), (360, 240), "Figures of 0: composite, 1: harmonized"),
         },
         groups={
-            "1 Composite and mask": (20, 0, 340, 870),
-            "2 Harmonize": (400, 170, 460, 820),
-            "3 Beside the real one": (900, 0, 1260, 830),
+            "1 Composite and mask": (20, 0, 300, 860),
+            "2 Harmonize": (360, 170, 440, 820),
+            "3 Beside the real one": (860, 0, 1080, 800),
+            "4 In figures": (2020, 0, 700, 340),
+        },
+        reroutes={
+            ("measured", "real"): ((1280, 560), (1920, 560), (1970, 500), (1970, 180)),
+            ("measured", "mask"): ((830, 380), (830, 800), (890, 850), (1920, 850), (2000, 790), (2000, 200)),
         },
         note=Note(
-            pos=(900, 860),
-            size=(1260, 130),
+            pos=(2040, 400),
+            size=(660, 270),
             title="What harmonizing is worth",
             text=(
                 "With the real photograph at hand, that is with a composite whose object was only relit, results can be measured.\n\n"
@@ -185,13 +189,16 @@ EXAMPLES = {
         prompt=partial(inverse, **TINY_INVERSE),
         needs="DiffHarmonyInverseCandidates",
         layout={
-            **LOADED,
-            "candidates": ((750, 80), (400, 560), None),
-            "saved": ((1190, 80), (480, 560), "Composites"),
+            "real": ((40, 400), (300, 330), "Real photograph"),
+            "mask": ((40, 780), (300, 350), "Foreground mask (white = foreground)"),
+            "unet": ((400, 80), (340, 110), None),
+            "vae": ((400, 230), (340, 90), None),
+            "candidates": ((900, 340), (400, 560), None),
+            "saved": ((1360, 340), (480, 560), "Composites"),
         },
         note=Note(
-            pos=(380, 390),
-            size=(330, 250),
+            pos=(40, 80),
+            size=(300, 270),
             text=(
                 "**Make composites out of a real photograph**\n\n"
                 "1. Load a photograph and a mask of one object in it. White is the object.\n"
@@ -204,7 +211,10 @@ EXAMPLES = {
         prompt=partial(build_dataset, TINY_CLASSIFIER, **TINY_INVERSE),
         needs="DiffHarmonySaveHarmonizationPair",
         layout={
-            **LOADED,
+            "real": ((40, 80), (300, 330), "Real photograph"),
+            "mask": ((40, 460), (300, 350), "Foreground mask (white = foreground)"),
+            "vae": ((380, 80), (330, 90), None),
+            "unet": ((380, 220), (330, 110), None),
             "candidates": ((750, 80), (300, 520), None),
             "classifier": ((380, 380), (330, 90), None),
             "score": ((1090, 80), (250, 80), None),

@@ -22,11 +22,13 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffharmony.tests.host.fetch_host import SOURCES
 from diffharmony.tests.made.clip import CLIP, MATTE, save_clip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTENSION = "diffharmony"
-VERSIONS = ("0.30.0", "0.18.2")
+NEWEST, *_, OLDEST = SOURCES  # .venv serves the newest
+VERSIONS = tuple(os.environ.get("DIFFHARMONY_HOSTS", f"{NEWEST} {OLDEST}").split())  # that tests run in
 PAINTED = "composite_with_mask"  # a picture's name
 START_SECONDS = 180
 STOP_SECONDS = 10
@@ -44,16 +46,16 @@ class Host:
         """Why this host cannot start, or None."""
         for path in (self.path / "main.py", self.python):
             if not path.exists():
-                return f"ComfyUI {self.version} must be set up, but {path} is not there. Run: make setup test"
+                return f"ComfyUI {self.version} must be set up, but {path} is not there. Run: make test HOSTS={self.version}"
         return None
 
 
-def find_host(version: str = VERSIONS[0]) -> Host:
+def find_host(version: str = NEWEST) -> Host:
     """The host of one version; of COMFYUI_PATH where that is set, whatever its version."""
     own = os.environ.get("COMFYUI_PATH")
     if own:
         return Host("of COMFYUI_PATH", Path(own).expanduser(), Path(os.environ.get("COMFYUI_PYTHON", sys.executable)))
-    environment = ".venv" if version == VERSIONS[0] else f".venv-{version}"
+    environment = ".venv" if version == NEWEST else f".venv-{version}"
     return Host(version, REPOSITORY / ".host" / version, REPOSITORY / environment / "bin" / "python")
 
 
@@ -211,7 +213,7 @@ def _die_with_parent() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8188)
-    parser.add_argument("--version", choices=VERSIONS, default=VERSIONS[0])
+    parser.add_argument("--version", choices=SOURCES, default=NEWEST)
     arguments = parser.parse_args()
     with ComfyServer(REPOSITORY / ".cache" / "comfyui", find_host(arguments.version), arguments.port) as server:
         server.add_demo()

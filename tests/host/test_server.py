@@ -44,7 +44,7 @@ def test_a_host_that_cannot_start_is_reported_with_the_end_of_its_log(tmp_path):
 
 
 def test_a_host_that_is_not_set_up_says_what_to_run(tmp_path):
-    with pytest.raises(RuntimeError, match="must be set up, but .*main.py is not there. Run: make setup"):
+    with pytest.raises(RuntimeError, match="must be set up, but .*main.py is not there. Run: make test HOSTS=none"):
         with ComfyServer(tmp_path / "base", Host("none", tmp_path, Path(sys.executable))):
             pass
 

@@ -1,5 +1,6 @@
 """The wheel and the sdist that are released: all that users need is in them, and the wheel works alone."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -49,6 +50,12 @@ def test_the_sdist_holds_what_is_tracked(built, tracked):
     with tarfile.open(sdist) as archive:
         held = {Path(*Path(member.name).parts[1:]).as_posix() for member in archive.getmembers()}
     assert sorted(set(tracked) - held - {".gitignore"}) == []
+
+
+def test_the_changelog_begins_with_the_version_that_is_built(built):
+    (wheel,) = built.glob("*.whl")
+    version, *_ = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert wheel.name.startswith(f"diffharmony-{version}-")
 
 
 def is_code(name: str) -> bool:

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from diffharmony.__main__ import main
 from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.diffusion import load_unet
 from diffharmony.diffusion.convert import Sources, convert_models, find_direction, find_sources
@@ -18,6 +19,7 @@ from diffharmony.diffusion.empty_prompt import encode_empty_prompt
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
 from diffharmony.refinement import load_refinement
+from diffharmony.tests.made.hub_server import HubServer, connect
 from diffharmony.tests.made.pretrained import make_text_encoder, make_unet, make_vae
 from diffharmony.tests.made.refinement import small_refinement
 from diffharmony.tests.made.sd_checkpoint import original_text_encoder, original_unet, original_vae, take_for_stable_diffusion
@@ -215,14 +217,19 @@ def test_a_pipeline_folder_with_a_plain_vae(tmp_path, archive, plain_vae, caplog
 
 
 def test_a_unet_folder_needs_a_text_encoder_and_a_tokenizer(archive, tmp_path, empty_prompt):
-    alone = find_sources(archive / "base" / "unet")
+    shutil.copytree(archive / "base" / "unet", tmp_path / "unet")
+    alone = find_sources(tmp_path / "unet")
     with pytest.raises(FileNotFoundError, match="text_encoder and tokenizer must be given.*--text-encoder"):
         convert_models(alone, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     full = dataclasses.replace(alone, text_encoder=archive / "base" / "text_encoder", tokenizer=archive / "base" / "tokenizer")
     written = convert_models(full, tmp_path / "out", dtype=torch.float32)
-    assert list(written) == ["unet"]
-    torch.testing.assert_close(load_unet(written["unet"]).empty_prompt_embeds, empty_prompt, rtol=0, atol=1e-6)
+    beside = convert_models(find_sources(archive / "base" / "unet"), tmp_path / "beside", dtype=torch.float32)
+    assert list(written) == list(beside) == ["unet"]
+    for one in (written, beside):
+        torch.testing.assert_close(load_unet(one["unet"]).empty_prompt_embeds, empty_prompt, rtol=0, atol=1e-6)
+    with pytest.raises(FileNotFoundError, match="^tokenizer must be given"):
+        convert_models(dataclasses.replace(full, tokenizer=None), tmp_path / "no")
     # our own file carries its embedding and needs neither
     again = convert_models(find_sources(written["unet"]), tmp_path / "again")
     assert load_unet(again["unet"]).empty_prompt_embeds is not None
@@ -300,3 +307,63 @@ def test_an_out_that_cannot_be_is_refused_before_anything_is_read(archive, tmp_p
         weights.write_bytes(b"")
     with pytest.raises((ValueError, PermissionError), match=r"out must be (one that can be written to, got /proc|a folder, got file/models, in the file)"):
         convert_models(find_sources(archive), out)
+
+
+@pytest.fixture
+def hub(archive, inverse, tmp_path, monkeypatch):
+    """The archive with its inverse models as a repository of a Hub of our own, its tag v1, and what nobody asked for in it."""
+    small_refinement().save_pretrained(archive / "refinement")
+    (archive / "base" / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not needed")
+    (archive / "examples").mkdir()
+    (archive / "examples" / "one.png").write_bytes(b"not needed")
+    with HubServer() as server:
+        repository = server.add("acme/archive", archive)
+        repository.tags["v1"] = repository.branches["main"]
+        connect(monkeypatch, server, tmp_path / "cache")
+        yield server
+
+
+def converted(out, *options):
+    assert main(["convert", *map(str, options), "--out", str(out), "--dtype", "float32"]) == 0
+    return {path.name: read_checkpoint(path) for path in out.iterdir()}
+
+
+def same_files(a, b):
+    return a.keys() == b.keys() and all(
+        one.tensors.keys() == b[name].tensors.keys() and all(torch.equal(value, b[name].tensors[key]) for key, value in one.tensors.items()) for name, one in a.items()
+    )
+
+
+@pytest.mark.parametrize(("inside", "options", "count"), [
+    ("", [], 12), ("inverse", [], 10), ("", ["--direction", "invert"], 10), ("base", [], 10), ("base/unet", [], 8), ("condition_vae", [], 2),
+    ("refinement", [], 2), ("inverse/weights-000", ["--text-encoder", "{}base/text_encoder", "--tokenizer", "{}base/tokenizer", "--vae", "{}inverse/vae"], 10),
+])  # fmt: skip
+def test_a_pinned_source_on_the_hub_gives_what_the_folder_gives(hub, archive, tmp_path, inside, options, count):
+    ours = converted(tmp_path / "ours", archive / inside, *(option.format(f"{archive}/") for option in options))
+    assert hub.requests == []
+    id = f"acme/archive@v1:{inside}".rstrip(":")
+    theirs = converted(tmp_path / "theirs", id, *(option.format("acme/archive@v1:") for option in options))
+    assert same_files(ours, theirs)
+    assert len(hub.downloads) == len(set(hub.downloads)) == count and not any("fp16" in name or "examples" in name for name in hub.downloads)
+    assert all(name.startswith("inverse_") == ("inverse" in inside or "invert" in options) for name in theirs)
+    told = next(iter(theirs.values())).training["source"]
+    assert all(value.startswith(f"acme/archive@{hub.repositories['acme/archive'].tags['v1']}:") for value in told.values())
+    hub.stop()
+    assert same_files(converted(tmp_path / "again", id, *(option.format("acme/archive@v1:") for option in options)), theirs)
+
+
+def test_what_the_hub_holds_not_or_twice_is_refused(hub, archive, tmp_path, capsys):
+    for source, message in (
+        ("acme/archive@main", "revision of acme/archive@main must be a commit or a tag"),
+        ("acme/archive", "must be a file or folder that exists, or a model on the Hub"),
+        ("acme/archive@v1:examples", "must hold examples/config.json or examples/unet/config.json"),
+    ):
+        assert main(["convert", source, "--out", str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err
+    shutil.copytree(archive / "inverse" / "weights-000", archive / "inverse" / "weights-001")
+    repository = hub.add("acme/archive", archive)
+    repository.tags["v2"] = repository.branches["main"]
+    assert main(["convert", "acme/archive@v2:inverse", "--out", str(tmp_path / "out")]) == 1
+    assert "inverse UNet must be one folder, got weights-000, weights-001" in capsys.readouterr().err
+    assert not any("weights-" in name and not name.endswith("config.json") for name in hub.downloads)
+    assert not (tmp_path / "out").exists()
