@@ -96,8 +96,8 @@ class HarmonizeConfig:
     """For a folder of a video's frames, in the order of their names: over how many of them the light is averaged, so that it does not
     flicker; 8 is a good start. 0: each image by itself."""
     tile: int | None = None
-    """Decode in tiles of this many pixels, for large images on small machines. Encoding and sampling still take the whole
-    image: lower --size for those."""
+    """Decode in tiles of this many pixels, for large images on small machines. Without it: in tiles only where the whole does not fit into
+    memory. Sampling still takes the whole image: lower --size for that."""
     refinement: Path | None = None
     """Refinement model to run on the decoded image: our single file, the authors' folder, or on the Hub."""
     device: str = "auto"

@@ -37,6 +37,25 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that new tensors on a device can take; None where nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type not in ("cpu", "mps"):
+        return None
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def raise_unless_out_of_memory(error: Exception) -> None:
+    """Raise an error, unless it says that memory ran out: PyTorch has no class of its own for that on a CPU and on Apple's devices."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    told = isinstance(error, RuntimeError) and any(some in str(error) for some in words)
+    if not told and not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        raise error
+
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 

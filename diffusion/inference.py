@@ -14,8 +14,7 @@ from ..common.direction import check_directions
 from ..common.images import pad_to_multiple, resize_image, resize_mask, resize_values
 from ..common.images import paste_background as paste
 from ..common.masks import binarize_mask, check_foreground, check_image_and_mask, check_range, mask_to_latent, warn_if_dull
-from ..harmony_vae.blocks import HarmonyCondition
-from ..harmony_vae.out_of_memory import decode_in_less_memory, fallback_tile
+from ..harmony_vae.out_of_memory import WithinMemory
 from ..harmony_vae.tiles import TILE_MODES, check_tile
 from ..refinement import HarmonyRefinement, refine
 from .calibration import Calibration
@@ -139,30 +138,22 @@ class ConditionedSampler:
     def _latents(self) -> tuple[torch.Tensor, torch.Tensor]:
         """E's latent, scaled, and the mask at its size."""
         working = self._working
-        latent = self._vae.encode(working.padded).latent_dist.mode().float() * self._vae.config.scaling_factor
+        image = working.padded
+        latent = self._vae.encode(image).latent_dist.mode() if self._within_memory is None else self._within_memory.encode(image)
+        latent = latent.float() * self._vae.config.scaling_factor
         return latent, mask_to_latent(working.padded_mask.float(), latent.shape[-2:])
 
     @cached_property
-    def _condition(self) -> HarmonyCondition:
-        return self._vae.encode_condition(self._working.padded, self._working.padded_mask)
+    def _within_memory(self) -> WithinMemory | None:
+        """None for a plain VAE. It keeps the condition of all samples."""
+        if not hasattr(self._vae, "encode_condition"):
+            return None
+        within_memory = WithinMemory(self._vae, mode="auto" if self._tile is None else TILE_MODES[0], tile=self._tile)
+        within_memory.condition_on(self._working.padded, self._working.padded_mask)
+        return within_memory
 
     def _decode(self, latent: torch.Tensor) -> torch.Tensor:
-        if not self._conditional:
-            return self._vae.decode(latent).sample
-        image, mask = self._working.padded, self._working.padded_mask
-        tile = self._tile or fallback_tile(tuple(image.shape[2:]), self._vae.spatial_factor)
-
-        def decode(mode: str | None) -> torch.Tensor:
-            if mode is None:
-                return self._vae.decode(latent, self._condition).sample
-            return self._vae.decode_tiled(latent, image, mask, tile=tile, mode=mode).sample
-
-        def raise_other(error: Exception) -> None:
-            if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-                raise error
-
-        first = None if self._tile is None else TILE_MODES[0]
-        return decode_in_less_memory(decode, first, tile, raise_other=raise_other, free=lambda: self.__dict__.pop("_condition", None))[0]
+        return self._within_memory.decode(latent) if self._conditional else self._vae.decode(latent).sample
 
 
 def working_size(height: int, width: int, size: Size = None, sizes: Sequence[int] = ()) -> tuple[int, int]:
@@ -286,8 +277,9 @@ def harmonize(
     keep_detail: the former name: True is "change", False "decoded". strength: 0..2, multiplies the change; 0 gives the composite.
     paste_background: blend by the mask over the composite; pixels whose mask is 0 (up to 1/255) then come back bit for bit.
     conditional: decode under the condition (composite, mask); None does so where the VAE can. tile: decode conditionally
-    in exact tiles of that many pixels; encoding and sampling still see the whole image. Where memory runs out, it goes on in exact tiles, then
-    in bounded ones (see `HarmonyVAE.decode_tiled`), and the log says so.
+    in exact tiles of that many pixels; sampling still sees the whole image. Without it, a Harmony-VAE encodes and decodes as a whole where that
+    fits into the free memory, else in exact tiles, else in bounded ones (see `HarmonyVAE.decode_tiled`); so it does on the way when memory runs
+    out, and the log says so.
     refinement: from `load_refinement`; runs on the decoded image at its own fixed size, and its change is brought up to the
     working size (see `refine`). ancestral: False samples without added noise. scheduler: see `sample_latents`.
     device: where to compute; None is where the UNet is. progress: called with (steps done, steps), of all crops together.

@@ -85,21 +85,21 @@ class ConditionalEncoder(Encoder):
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
         """image [B,3,H,W] in [-1,1], mask [B,1,H,W] in {0,1} -> (moments [B,2*latent,H/f,W/f], skip features, mid skip feature)."""
+        convs = iter(self.down_block_skip_convs)
         sample = self.conv_in(image) + self.add_conv_in(mask)
-        features = [sample]
+        skip_features = [next(convs)(sample)]  # at once, so that what they are made of is not held until the end
         for block in self.down_blocks:
             for layer in layers_of(block):
                 sample = _run(self, _ResidualLayer(*layer), sample)
-                features.append(sample)
+                skip_features.append(next(convs)(sample))
             if block.downsamplers is not None:
                 for downsampler in block.downsamplers:
                     sample = downsampler(sample)
-                features.append(sample)
+                skip_features.append(next(convs)(sample))
         sample = _run(self, self.mid_block, sample)
-        skip_features = tuple(conv(feature) for conv, feature in zip(self.down_block_skip_convs, features, strict=True))
         mid_skip_feature = self.mid_block_skip_conv(sample)
         moments = self.conv_out(self.conv_act(self.conv_norm_out(sample)))
-        return moments, skip_features, mid_skip_feature
+        return moments, tuple(skip_features), mid_skip_feature
 
 
 def decode_with_condition(decoder: Decoder, latent: torch.Tensor, condition: HarmonyCondition) -> torch.Tensor:

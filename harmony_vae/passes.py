@@ -30,11 +30,12 @@ class KeysAndValues(NamedTuple):
 
 
 class Pass:
-    """A step of a network. norm: the GroupNorm of its input. up, down: how much larger or smaller its result is.
+    """A step of a network. norm: the GroupNorm of its input. widths: channels of input and result. up, down: how much larger or smaller it is.
     opens, closes: a residual beside the main map. feature: number of the skip feature that an encoder's result is, or that is added to a
     decoder's."""
 
     norm: nn.GroupNorm | None = None
+    widths: tuple[int, int]
     up = down = 1
     opens = closes = False
     feature: int | None = None
@@ -52,6 +53,7 @@ class Convolve(Pass):
 
     def __init__(self, conv: nn.Conv2d, extra: nn.Conv2d | None = None, norm: nn.GroupNorm | None = None, activation: nn.Module | None = None):
         self.conv, self.extra, self.norm, self.activation = conv, extra, norm, activation
+        self.widths = (conv.in_channels + (0 if extra is None else extra.in_channels), conv.out_channels)
 
     def margin(self, result: int) -> int:
         return result + self.conv.kernel_size[0] // 2
@@ -90,7 +92,7 @@ class Resample(Pass):
     """diffusers' Downsample2D, padded at the far sides only, or Upsample2D; each with a convolution."""
 
     def __init__(self, module: nn.Module, up: int = 1, down: int = 1):
-        self.module, self.up, self.down = module, up, down
+        self.module, self.up, self.down, self.widths = module, up, down, (module.channels, module.out_channels)
 
     def margin(self, result: int) -> int:
         return 2 * result + 2 if self.down == 2 else result // 2 + 1
@@ -104,6 +106,7 @@ class Attend(Pass):
 
     def __init__(self, attention: Attention):
         self.attention, self.norm = attention, attention.group_norm
+        self.widths = (self.norm.num_channels, self.norm.num_channels)
 
     def keys_and_values(self, values: torch.Tensor, statistics: Statistics) -> KeysAndValues:
         tokens = self._tokens(statistics.normalise(self.norm, values))

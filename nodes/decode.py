@@ -12,6 +12,8 @@ from . import host_images
 from .host_vae import HostHarmonyVAE
 from .loaders import CATEGORY
 
+MODES = ("auto", "exact", "bounded")  # harmony_vae.out_of_memory.MODES, which would import diffusers when the host starts
+
 
 def decode_harmonized(
     samples: dict,
@@ -19,6 +21,7 @@ def decode_harmonized(
     image: torch.Tensor,
     mask: torch.Tensor,
     paste_background: bool,
+    mode: str = "auto",
     tile: int | None = None,
     node: str = "Harmony VAE Decode",
     progress: comfy.utils.ProgressBar | None = None,
@@ -26,7 +29,7 @@ def decode_harmonized(
     """LATENT -> IMAGE [B,H,W,3], decoded under (image, mask), of the image's own size.
 
     image: IMAGE of batch 1 or B. mask: MASK of batch 1 or B, of any size. With `paste_background` everything outside the mask
-    is the image's own pixels. progress: as `HostHarmonyVAE.decode_conditionally` has it.
+    is the image's own pixels. mode, tile, progress: as `HostHarmonyVAE.decode_conditionally` has it.
     Raises: ValueError for a VAE that is not a Harmony-VAE, and for shapes that do not fit. Source: SPEC §3.
     """
     check_harmony_vae(vae, node)
@@ -38,7 +41,7 @@ def decode_harmonized(
         check_batch(name, tensor.shape[0], latent.shape[0])
     image, mask = same_batch({"image": image, "mask": mask})
     fitted_image, fitted_mask = (host_images.fit_to_latent(pixels, latent, factor) for pixels in (image, mask))
-    decoded = vae.decode_conditionally(latent, fitted_image, binarize_mask(fitted_mask), tile=tile, progress=progress)
+    decoded = vae.decode_conditionally(latent, fitted_image, binarize_mask(fitted_mask), mode, tile, progress)
     # A latent of VAE Encode stands for the middle of an image of odd size: there the cropped image is the one to compare with.
     if all(padded >= side for padded, side in zip(decoded.shape[-2:], image.shape[-2:])):
         decoded = decoded[..., : image.shape[-2], : image.shape[-1]]
@@ -107,17 +110,25 @@ class HarmonyVAEDecodeTiled(io.ComfyNode):
             step=32,
             tooltip="Side of a tile in pixels. Smaller tiles need less memory and take longer.",
         )
+        mode = io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default=MODES[0],
+            optional=True,
+            tooltip="exact equals the whole decode; bounded is close to it in memory that does not grow with the image. auto decodes as a whole "
+            "where that fits into the free memory, else exact, else bounded.",
+        )
         return io.Schema(
             node_id="DiffHarmonyVAEDecodeTiled",
             display_name="Harmony VAE Decode (Tiled)",
             category=CATEGORY,
             description="Harmony VAE Decode in tiles, for images that do not fit into memory at once.",
             search_aliases=["harmonize", "vae decode tiled"],
-            inputs=[*_inputs(), tile_size],
+            inputs=[*_inputs(), tile_size, mode],
             outputs=[io.Image.Output(display_name="image", tooltip="The harmonized image, of the composite's size.")],
         )
 
     @classmethod
-    def execute(cls, samples, vae, image, mask, paste_background=True, tile_size=512) -> io.NodeOutput:
+    def execute(cls, samples, vae, image, mask, paste_background=True, tile_size=512, mode=MODES[0]) -> io.NodeOutput:
         node = "Harmony VAE Decode (Tiled)"
-        return io.NodeOutput(decode_harmonized(samples, vae, image, mask, paste_background, tile=tile_size, node=node))
+        return io.NodeOutput(decode_harmonized(samples, vae, image, mask, paste_background, mode, tile_size, node))

@@ -13,10 +13,7 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 
 if TYPE_CHECKING:
     from ..harmony_vae import HarmonyVAE
-
-# A conditional decode holds E_c's features besides what a plain decode needs. For Stable Diffusion's widths they come to 650
-# values per image pixel, and the host counts 2178 for the decode itself.
-CONDITION_MEMORY = 1.3
+    from ..harmony_vae.out_of_memory import WithinMemory
 
 # The smallest VAE that the host can build. It only lets the host's constructor run; its module is replaced at once.
 STAND_IN = {
@@ -36,15 +33,34 @@ STAND_IN = {
 }
 
 
+def _raise_other(error: Exception) -> None:
+    from ..common.devices import raise_unless_out_of_memory
+
+    try:
+        model_management.raise_non_oom(error)
+    except Exception:  # of a CPU's memory the host does not know
+        raise_unless_out_of_memory(error)
+
+
+def within_memory(harmony_vae: HarmonyVAE, mode: str = "auto", tile: int | None = None) -> WithinMemory:
+    """Within the memory that the host reports. Raises: ValueError for a mode that there is not."""
+    from ..harmony_vae.out_of_memory import Memory, WithinMemory
+
+    return WithinMemory(
+        harmony_vae, Memory(model_management.get_free_memory, _raise_other, model_management.soft_empty_cache), mode=mode, tile=tile
+    )
+
+
 class TensorVAE(torch.nn.Module):
-    """The calls that the host makes on a VAE's module: tensors in, tensors out."""
+    """The calls that the host makes on a VAE's module: tensors in, tensors out. An encode that does not fit goes on in tiles that equal it
+    before the host blends any."""
 
     def __init__(self, harmony_vae: HarmonyVAE):
         super().__init__()
         self.harmony_vae = harmony_vae
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.harmony_vae.encode(pixels).latent_dist.mode()
+        return within_memory(self.harmony_vae).encode(pixels)
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return self.harmony_vae.decode(z).sample
@@ -77,46 +93,32 @@ class HostHarmonyVAE(comfy.sd.VAE):
         samples: torch.Tensor,
         image: torch.Tensor,
         mask: torch.Tensor,
+        mode: str = "auto",
         tile: int | None = None,
         progress: comfy.utils.ProgressBar | None = None,
     ) -> torch.Tensor:
-        """Decode latents under (image, mask), one image after the other; in tiles of `tile` pixels where it is given.
+        """Decode latents under (image, mask), one image after the other.
 
         samples: [B,c,h,w], unscaled. image: [B or 1,3,h*f,w*f] in 0..1. mask: [B or 1,1,h*f,w*f] in {0,1}. One image and mask are
-        encoded once for all latents. progress: to go on with, one for each image, instead of a progress bar of its own.
-        Raises: RuntimeError when the result is not finite.
-        Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device. When memory runs out, the images not done yet are decoded in
-        exact tiles under the same condition, and when it runs out again in bounded ones.
+        encoded once for all latents. mode, tile: as of `harmony_vae.out_of_memory.WithinMemory`, where memory runs out too. progress: to go
+        on with, one for each image, instead of a progress bar of its own.
+        Raises: ValueError for a mode that there is not; RuntimeError when the result is not finite.
+        Returns [B,3,h*f,w*f] in 0..1 on the host's intermediate device.
         """
-        from ..harmony_vae.out_of_memory import decode_in_less_memory, fallback_tile
-        from ..harmony_vae.tiles import TILE_MODES
+        from ..harmony_vae.memory import memory_needed
 
-        mode = None if tile is None else TILE_MODES[0]
-        self._load(samples, tile)
-        tile = tile or fallback_tile(tuple(image.shape[2:]), self.downscale_ratio)
+        decoder = within_memory(self._vae, mode, tile)
+        needed = memory_needed(self._vae, tuple(image.shape[2:]), None if mode == "auto" else mode, **({"tile": tile} if tile else {}))
+        model_management.load_models_gpu([self.patcher], memory_required=needed)
         image = self.process_input(image)
         shared = image.shape[0] == mask.shape[0] == 1
         progress = progress or comfy.utils.ProgressBar(samples.shape[0])
-        condition = None
         decoded = []
-
-        def decode(mode: str | None) -> torch.Tensor:
-            nonlocal condition
-            if mode is not None:
-                return self._vae.decode_tiled(z, one_image, one_mask, tile=tile, mode=mode).sample
-            if condition is None or not shared:
-                condition = self._vae.encode_condition(one_image, one_mask)
-            return self._vae.decode(z, condition).sample
-
-        def free() -> None:
-            nonlocal condition
-            condition = None
-            model_management.soft_empty_cache()
-
         for index in range(samples.shape[0]):
             model_management.throw_exception_if_processing_interrupted()
-            z, one_image, one_mask = (self._to_device(batch, index) for batch in (samples, image, mask))
-            result, mode = decode_in_less_memory(decode, mode, tile, raise_other=model_management.raise_non_oom, free=free)
+            if index == 0 or not shared:
+                decoder.condition_on(self._to_device(image, index), self._to_device(mask, index))
+            result = decoder.decode(self._to_device(samples, index))
             if not torch.isfinite(result).all():
                 raise RuntimeError(
                     f"decoded image must be finite, got NaN or infinity in {self.vae_dtype}. Start ComfyUI with --fp32-vae or --bf16-vae; "
@@ -129,13 +131,6 @@ class HostHarmonyVAE(comfy.sd.VAE):
     @property
     def _vae(self) -> HarmonyVAE:
         return self.first_stage_model.harmony_vae
-
-    def _load(self, samples: torch.Tensor, tile: int | None) -> None:
-        shape = list(samples.shape)
-        if tile is not None:
-            shape[-2:] = [min(side, tile // self.downscale_ratio) for side in shape[-2:]]
-        memory = self.memory_used_decode(shape, self.vae_dtype) * CONDITION_MEMORY
-        model_management.load_models_gpu([self.patcher], memory_required=memory)
 
     def _to_device(self, batch: torch.Tensor, index: int) -> torch.Tensor:
         one = batch[index % batch.shape[0]].unsqueeze(0)

@@ -101,6 +101,16 @@ def test_out_of_memory_falls_back_to_tiles_under_the_condition(decoded):
     assert decoded["other_error"] == "something else"
 
 
+def test_tiles_are_begun_with_where_little_memory_is_free_or_one_asks_for_them(decoded):
+    assert decoded["modes_in_little_memory"] == ["bounded"] * 2
+    assert decoded["modes_at_once"] == ["bounded"] * 2
+
+
+def test_the_hosts_own_encode_steps_down_to_tiles_that_equal_it(decoded):
+    assert decoded["encode_difference"] < 1e-4
+    assert any("encode: it goes on in tiles of 64 px (exact)" in message for message in decoded["messages"])
+
+
 def test_a_unet_without_its_empty_prompt_is_refused_where_it_is_loaded(host, tmp_path):
     found = run_inside(host, "unet_without_prompt.py", make_unet(tmp_path / "unet.safetensors", block_out_channels=(32, 64)))
     expected = "sd15.SAFETENSORS must carry an empty-prompt embedding to be sampled, got none. Bake it in with: diffharmony convert"

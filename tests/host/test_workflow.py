@@ -169,13 +169,14 @@ def test_one_image_serves_several_latents(server, run, made, library_vae):
     assert difference(first, second) > 0
 
 
-def test_tiled_decode_is_the_librarys_own(server, run, made, library_vae):
-    prompt = changed(harmonize(), decode={"paste_background": False, "tile_size": 64})
+@pytest.mark.parametrize("mode", [{}, {"mode": "auto"}, {"mode": "exact"}, {"mode": "bounded"}], ids=str)  # {}: a workflow of before there was one
+def test_tiled_decode_is_the_librarys_own(server, run, made, library_vae, mode):
+    prompt = changed(harmonize(), decode={"paste_background": False, "tile_size": 64, **mode})
     prompt["decode"]["class_type"] = "DiffHarmonyVAEDecodeTiled"
     result = run(with_latent(prompt))
     composite, mask = as_tensor(pixels(made / "composite.png")) * 2 - 1, as_tensor(pixels(made / "mask.png", 1))
     with torch.no_grad():
-        expected = library_vae.decode_tiled(saved_latent(server, result), composite, mask, tile=64).sample
+        expected = library_vae.decode_tiled(saved_latent(server, result), composite, mask, tile=64, mode="bounded" if mode.get("mode") == "bounded" else "exact").sample
     assert difference(result.images["conditional"][0], as_picture(expected)) <= TOLERANCE
 
 

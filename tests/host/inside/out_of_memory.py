@@ -15,6 +15,8 @@ loaded = extension.load()
 load_harmony_vae = extension.part(loaded, "harmony_vae").load_harmony_vae
 HostHarmonyVAE = extension.part(loaded, "nodes.host_vae").HostHarmonyVAE
 decode_harmonized = extension.part(loaded, "nodes.decode").decode_harmonized
+model_management = extension.part(loaded, "nodes.host_vae").model_management
+get_free_memory = model_management.get_free_memory
 
 messages = []
 handler = logging.Handler()
@@ -28,7 +30,7 @@ image = torch.rand(1, 128, 128, 3)
 mask = torch.zeros(1, 128, 128)
 mask[:, 40:90, 30:100] = 1
 with torch.inference_mode():
-    tiled = decode_harmonized(samples, vae, image, mask, False, tile=64)
+    tiled = decode_harmonized(samples, vae, image, mask, False, "exact", 64)
     whole = decode_harmonized(samples, vae, image, mask, False)
     plain = vae.decode(samples["samples"])
     library = vae.first_stage_model.harmony_vae
@@ -57,11 +59,30 @@ with torch.inference_mode():
 
     library.decode_tiled = only_bounded
     decode_harmonized(samples, vae, image, mask, False)
+    decode_harmonized(samples, vae, image, mask, False, "bounded", 64)
+    library.decode_tiled = decode_tiled
+    modes_at_once = modes[3:]
+
+    encoded_whole, encode = vae.encode(image), library.encode
+
+    def limited_encode(pixels, *args, **kwargs):
+        raise torch.OutOfMemoryError("as if the device had no memory left")
+
+    library.encode = limited_encode
+    encode_difference = (vae.encode(image) - encoded_whole).abs().max().item()
+    library.encode = encode
+
+    library.decode = decode
+    model_management.get_free_memory = lambda device=None, **options: 2**20
+    seen = []
+    library.decode_tiled = lambda *args, mode, **kwargs: seen.append(mode) or decode_tiled(*args, mode=mode, **kwargs)
+    decode_harmonized(samples, vae, image, mask, False)
     library.decode_tiled = decode_tiled
 
     def broken(*args, **kwargs):
         raise RuntimeError("something else")
 
+    model_management.get_free_memory = get_free_memory
     library.decode = broken
     try:
         decode_harmonized(samples, vae, image, mask, False)
@@ -73,7 +94,10 @@ print(
         {
             "difference_from_tiled": (recovered - tiled).abs().max().item(),
             "difference_from_whole": (recovered - whole).abs().max().item(),
-            "modes": modes,
+            "modes": modes[:3],
+            "modes_at_once": modes_at_once,
+            "modes_in_little_memory": seen,
+            "encode_difference": encode_difference,
             "difference_from_plain": (recovered - plain).abs().max().item(),
             "whole_attempts": whole_attempts,
             "conditions_encoded": len(encoded),
