@@ -36,7 +36,7 @@ class Record(NamedTuple):
 @dataclass(frozen=True)
 class Calibration:
     """change: sizes of predicted change, rising. factor: what such a change is multiplied by, never falling, 0..1. floor: the measured
-    error of such a change, never falling. count: the records behind it."""
+    error of such a change, never falling; it is for people, the factors do the shrinking. count: the records behind it."""
 
     change: tuple[float, ...]
     factor: tuple[float, ...]
@@ -46,10 +46,13 @@ class Calibration:
     def __post_init__(self):
         lengths = {len(self.change), len(self.factor), len(self.floor)}
         sound = len(lengths) == 1 and self.change and all(math.isfinite(value) for value in (*self.change, *self.factor, *self.floor))
-        if not (sound and _rising(self.change) and _rising(self.factor) and self.change[0] > 0 and 0 <= self.factor[0] and self.factor[-1] <= 1):
+        if sound:
+            rising = all(low < high for low, high in zip(self.change, self.change[1:])) and _rising(self.factor) and _rising(self.floor)
+            sound = rising and min(self.change[0], self.count) > 0 and 0 <= self.factor[0] and self.factor[-1] <= 1 and self.floor[0] >= 0
+        if not sound:
             raise ValueError(
-                "calibration must have rising changes above 0 and as many never falling factors in 0..1, got "
-                f"{list(self.change)} and {list(self.factor)}. Fit it again."
+                "calibration must have rising changes above 0, as many never falling factors in 0..1 and errors of at least 0, and a count, got "
+                f"{list(self.change)}, {list(self.factor)}, {list(self.floor)} and {self.count}. Fit it again."
             )
 
     def shrinkage(self, predicted: torch.Tensor) -> torch.Tensor:
@@ -72,9 +75,10 @@ class Calibration:
         """Raises: ValueError for anything but what `to_json` writes."""
         try:
             found = json.loads(text)
-            return cls(*(tuple(map(float, found[name])) for name in ("change", "factor", "floor")), count=int(found["count"]))
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            values, count = [tuple(map(float, found[name])) for name in ("change", "factor", "floor")], int(found["count"])
+        except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"calibration must be JSON with change, factor, floor and count, got {text[:80]!r}. Fit it again.") from error
+        return cls(*values, count=count)
 
 
 def fit_calibration(records: Sequence[Record], *, allowed_worse: float = ALLOWED_WORSE) -> Calibration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from ..common.checkpoint import PROMPT_KEY, open_model, read_checkpoint, require_kind
 from ..common.direction import check_direction
 from ..common.files import check_folder
+from ..common.sd_checkpoint import UNET
 from ..common.weights import layout
 from ..common.weights.hub import local_path, origin
 from ..harmony_vae import HarmonyVAE, load_vae, save_harmony_vae
@@ -31,6 +33,7 @@ PARTS = {
     "harmony_vae": ("vae",), "autoencoder": ("vae",), "original_vae": ("vae",), "refinement": ("refinement",),
 }  # fmt: skip
 REFINEMENT_NAME = "refinement.safetensors"
+PAPER_SIZES = (1024, 512)  # the better first
 WITHOUT_EMBEDDING = (layout.TEXT_ENCODER, layout.TOKENIZER)
 
 
@@ -181,7 +184,8 @@ def convert_models(
     written = {}
     if unet is not None:
         save_unet(
-            unet, out / unet_name, direction=direction, prediction_type=unet.prediction_type, dtype=dtype, training=training
+            unet, out / unet_name, direction=direction, prediction_type=unet.prediction_type, dtype=dtype, training=training,
+            sizes=unet.sizes or paper_sizes(unet.config.block_out_channels),
         )
         written["unet"] = out / unet_name
     if vae is not None:
@@ -223,3 +227,11 @@ def _read_vae(path: Path) -> HarmonyVAE:
         "%s is a plain VAE: the Harmony-VAE written from it decodes as it does until trained (diffharmony train-vae).", path
     )
     return HarmonyVAE.from_autoencoder_kl(vae)
+
+
+def paper_sizes(widths: Sequence[int]) -> tuple[int, ...]:
+    """The working sizes of a UNet whose file names none: the paper's for one of Stable Diffusion's widths, else () for unknown.
+
+    Source: SPEC §2 (trained at 512, run at 512 or 1024, the latter clearly better).
+    """
+    return PAPER_SIZES if list(widths) == UNET["block_out_channels"] else ()

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..common.masks import THRESHOLD, check_foreground
-from .inference import ConditionedSampler, default_steps
+from .inference import ConditionedSampler, default_steps, tell_size
 from .sampler import sample_generators
 from .transfer import ColourTransform, apply_transform
 
@@ -51,6 +51,7 @@ def harmonize_frames(
     for index in range(len(frames)):
         composite, mask = frames[index]
         sampler = ConditionedSampler(vae, unet, composite, mask, detail="transfer", strength=strength, paste_background=paste_background, **options)
+        tell_size(sampler.working_size, tuple(composite.shape[-2:]), tuple(getattr(unet, "sizes", ())))
         brightest = torch.maximum(brightest, mask.max().float().cpu())
         marked = bool((mask >= THRESHOLD).any())
         lights.append(sampler.light(sample_generators(seed, 1), steps=steps) if marked else None)

@@ -20,7 +20,7 @@ from ..refinement import HarmonyRefinement, refine
 from .calibration import Calibration
 from .crop import CropOption, planned_crops, stitch_crops
 from .sampler import STEPS, Progress, Scheduler, sample_generators, sample_latents
-from .transfer import ColourTransform, found_light, transfer_light
+from .transfer import ColourTransform, check_strength, found_light, transfer_light
 from .unet import empty_prompt_of
 
 logger = logging.getLogger("diffharmony")
@@ -29,7 +29,6 @@ Size = int | Literal["native", "auto"] | None
 Detail = Literal["transfer", "change", "decoded"]
 DETAILS = ("transfer", "change", "decoded")
 DEFAULT_DETAIL: Detail = "transfer"
-LARGEST_STRENGTH = 2.0
 LARGEST_DEFAULT = 1024
 SMALLEST_SIZE = 64
 
@@ -77,8 +76,7 @@ class ConditionedSampler:
         check_range(self.original, name)
         if detail not in DETAILS:
             raise ValueError(f"detail must be one of {DETAILS}, got {detail!r}. Pass one of these.")
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= LARGEST_STRENGTH:
-            raise ValueError(f"strength must be a number in 0..{LARGEST_STRENGTH:g}, got {strength!r}. 1 is the change as predicted.")
+        check_strength(strength)
         empty_prompt_of(unet)
         self.working_size = working_size(*self.original.shape[-2:], size, getattr(unet, "sizes", ()))
         self._vae, self._unet, self._refinement = vae, unet, refinement
@@ -111,6 +109,10 @@ class ConditionedSampler:
     def light(self, generators: Sequence[torch.Generator], **options: Any) -> ColourTransform:
         """The calibrated light of one sample for each of the batch; options and errors as `sample`."""
         return found_light(self.original, self._mask, self._decoded(generators, **options), getattr(self._unet, "calibration", None))
+
+    def vanished(self) -> bool:
+        """Whether nothing is left of an image's foreground at the working size."""
+        return not bool(self._working.mask.amax(dim=(1, 2, 3)).all())
 
     def _decoded(self, generators: Sequence[torch.Generator], **options: Any) -> torch.Tensor:
         """What the models make, at the working size: [B, 3, h, w] float32, -1..1."""
@@ -179,7 +181,7 @@ def working_size(height: int, width: int, size: Size = None, sizes: Sequence[int
 
 
 @cache
-def _tell_size(inner: tuple[int, int], size: tuple[int, int], sizes: tuple[int, ...]) -> None:
+def tell_size(inner: tuple[int, int], size: tuple[int, int], sizes: tuple[int, ...]) -> None:
     """Say at which size is worked: once for each."""
     height, width = inner
     known = f"trained at {', '.join(map(str, sizes))} px" if sizes else "trained sizes unknown"
@@ -310,7 +312,11 @@ def harmonize(
     conditioned = ConditionedSampler(vae, unet, composite, mask, **options)
     check_foreground(mask)
     warn_if_dull(mask)
-    _tell_size(conditioned.working_size, tuple(conditioned.original.shape[-2:]), tuple(getattr(unet, "sizes", ())))
+    tell_size(conditioned.working_size, tuple(conditioned.original.shape[-2:]), tuple(getattr(unet, "sizes", ())))
+    if conditioned.vanished():
+        logger.warning(
+            "mask must mark something at the working size, got a foreground smaller than a pixel there: it stays as it is. Pass crop='auto', or a larger size."
+        )
     generators = sample_generators(seed, conditioned.original.shape[0])
     steps = default_steps(unet, conditioned.detail) if steps is None else steps
     return conditioned.sample(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)

@@ -2,7 +2,7 @@
 
 A change of light multiplies linear light. So the transform is one gain for each channel and one contrast, fitted in linear light by
 ridge regression toward no change, times a slowly varying brightness, which is taken over as far as it stands out of the fit's noise.
-Black stays black, white is approached without a plateau, and what is finer than the fit (grain, text, faces) is the original's own.
+Black stays black, white is approached softly, and what is finer than the fit (grain, text, faces) is the original's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..common.images import blur, resize_image, resize_mask
-from ..common.masks import THRESHOLD, binarize_mask, check_image, check_image_and_mask
+from ..common.masks import THRESHOLD, binarize_mask, check_image, check_image_and_mask, check_range
 from .calibration import Calibration
 
 DARK = 1e-3  # linear light, about 3 of 255: below it contrast no longer changes the gain
@@ -28,6 +28,7 @@ FIELD_WIDTH = 0.4  # of the foreground's radius
 FIELD_PRIOR, FIELD_NOISE = 0.2, 0.03  # ridge, and the log brightness below which a field is taken for noise
 SHOULDER = 0.8  # linear light from which on a gain approaches white
 STRIP_PIXELS = 2**20
+LARGEST_STRENGTH = 2.0
 
 
 class ColourTransform(NamedTuple):
@@ -58,6 +59,7 @@ def fit_transform(image: torch.Tensor, result: torch.Tensor, mask: torch.Tensor)
     result = result.float().mean(0) if result.ndim == 5 else result
     image, mask = check_image_and_mask(image, mask)
     check_image(result, "result")
+    check_range(result, "result")
     if result.shape != image.shape:
         raise ValueError(f"result must have the shape of image {list(image.shape)}, got {list(result.shape)}. Pass both at working size.")
     shown, wanted = (values.detach().float().clamp(-1, 1) / 2 + 0.5 for values in (image, result.to(image.device)))
@@ -136,7 +138,14 @@ def transfer_light(
     calibration: how far changes of each size are trusted; None trusts all. strength: multiplies the change. Returns: as `apply_transform`.
     Raises: ValueError for other shapes or ranges. Source: DESIGN.md, data flow 5.
     """
+    check_strength(strength)
     return apply_transform(found_light(original, mask, result, calibration).scaled(strength), original, mask, paste_background=paste_background)
+
+
+def check_strength(strength: float) -> None:
+    """Raises: ValueError for a strength that is no number in 0..2."""
+    if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= LARGEST_STRENGTH:
+        raise ValueError(f"strength must be a number in 0..{LARGEST_STRENGTH:g}, got {strength!r}. 1 is the change as predicted.")
 
 
 def found_light(original: torch.Tensor, mask: torch.Tensor, result: torch.Tensor, calibration: Calibration | None = None) -> ColourTransform:

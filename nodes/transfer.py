@@ -17,11 +17,12 @@ def to_working_size(model, image: torch.Tensor, mask: torch.Tensor, size: int) -
     image: IMAGE [B,H,W,3 or 4]. mask: MASK [B or 1,h,w] of any size. Returns: IMAGE [B,h,w,3], MASK [B or 1,h,w].
     Raises: ValueError for shapes that do not fit. Source: DESIGN.md, data flow 5.
     """
-    from ..diffusion.inference import working_size
+    from ..diffusion.inference import tell_size, working_size
 
     planes = host_images.to_planes(image)
     mask = host_images.mask_for(mask, planes)
     wanted = working_size(*planes.shape[-2:], size or None, facts_of(model).sizes)
+    tell_size(wanted, tuple(planes.shape[-2:]), tuple(facts_of(model).sizes))
     resized = resize_image(planes * 2 - 1, wanted)
     return host_images.to_image((resized + 1) / 2).clamp(0, 1), resize_image(mask, wanted)[:, 0].clamp(0, 1)
 

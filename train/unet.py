@@ -225,7 +225,7 @@ class UNetTask(Task):
     def save(self, path: Path, training: dict[str, Any]) -> None:
         save_unet(
             self.unet, path, direction=self.config.direction, prediction_type=self.unet.prediction_type, training=training,
-            dtype=torch.float32, sizes=self.config.data.sizes or (self.config.data.size,),
+            dtype=torch.float32, sizes=sorted(set(self.config.data.sizes or (self.config.data.size,)), reverse=True),
         )  # fmt: skip
 
 

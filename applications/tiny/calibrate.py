@@ -46,7 +46,7 @@ class CalibrateConfig:
     seed: int = 0
     """Composite i is sampled with seed + i."""
     allowed_worse: float = ALLOWED_WORSE
-    """Share of the composites of each size of change that may come out worse."""
+    """Share of all composites that may come out worse."""
 
 
 def calibrate(config: CalibrateConfig) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     records = []
     for index, pair in enumerate(tqdm([pair for root in config.data for pair in read_list(root, config.list)], desc="Measuring", unit="image")):
         composite, real, mask = load_image(pair.composite), load_image(pair.real), load_mask(pair.mask)
-        harmonized = harmonize(vae, unet, composite, mask, config.steps, config.seed + index)
+        harmonized = harmonize(vae, unet, composite, mask, config.steps, config.seed + index, crop="auto")
         pairs = ((composite, harmonized), (composite, real), (harmonized, real))
         records.append(Record(*(float(foreground_change(before, after, mask)) for before, after in pairs)))
     calibration = fit_calibration(records, allowed_worse=config.allowed_worse)

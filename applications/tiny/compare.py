@@ -26,6 +26,7 @@ from ...common.pictures import HALF
 from ...common.sheets import labelled_sheet
 from ...dataset.pairs import read_list
 from ...diffusion import harmonize, load_unet
+from ...diffusion.calibration import WORSE
 from ...evaluation.baselines import colour_transfer
 from ...evaluation.metrics import Measurement, measure
 from ...harmony_vae import load_harmony_vae
@@ -36,11 +37,10 @@ OURS = {
     "ours, plain": {"detail": "decoded", "conditional": False},
     "ours, decoded": {"detail": "decoded"},
     "ours, change": {"detail": "change"},
-    "ours, transfer": {"detail": "transfer"},
+    "ours, transfer": {"detail": "transfer", "crop": "auto"},  # as command and node do by default
 }
 PACKAGES = {"color_matcher": "color-matcher", "cv2": "opencv-python-headless"}
 COLUMNS = ("fMSE", "ratio", "mild", "middle", "strong", "worse", "PSNR")
-WORSE = 1.05
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -192,7 +192,7 @@ def transfer(models: dict[str, Path], pairs: dict[int, Pair], folder: Path, seed
     vae, unet = load_harmony_vae(models["harmony_vae"]), load_unet(models["harmonization_unet"])
     folder.mkdir()
     for index, pair in tqdm(pairs.items(), desc="Transferring light", unit="image"):
-        result = harmonize(vae, unet, load_image(pair.composite), load_mask(pair.mask), seed=seed + index)
+        result = harmonize(vae, unet, load_image(pair.composite), load_mask(pair.mask), seed=seed + index, crop="auto")
         tensor_to_pil(result)[0].save(folder / f"{pair.composite.stem}.png")
 
 

@@ -1,5 +1,7 @@
 """Never worse: the shrinking of predicted changes, fitted to validation records and carried by the checkpoint."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,10 @@ def test_json_round_trip_and_refusals():
     calibration = fit_calibration(records())
     again = Calibration.from_json(calibration.to_json())
     np.testing.assert_allclose(again.factor, calibration.factor, atol=1e-4)
-    for text in ("[]", "{}", "no", '{"change": [2, 1], "factor": [0, 1], "floor": [1, 1], "count": 9}'):
+    whole = {"change": [1, 2], "factor": [0, 1], "floor": [1, 1], "count": 9}
+    damages = ({"change": [2, 1]}, {"change": [2, 2]}, {"change": ["a", 2]}, {"floor": [-5, 1]}, {"floor": [2, 1]}, {"count": 0})
+    assert Calibration.from_json(json.dumps(whole)).count == 9
+    for text in ("[]", "{}", "no", *(json.dumps(whole | damage) for damage in damages)):
         with pytest.raises(ValueError, match="calibration must"):
             Calibration.from_json(text)
     with pytest.raises(ValueError, match="records must be at least 12, got 3"):

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from diffharmony.__main__ import main
 from diffharmony.common.checkpoint import read_checkpoint
 from diffharmony.diffusion import load_unet
-from diffharmony.diffusion.convert import Sources, convert_models, find_direction, find_sources
+from diffharmony.diffusion.convert import Sources, convert_models, find_direction, find_sources, paper_sizes
 from diffharmony.diffusion.empty_prompt import encode_empty_prompt
 from diffharmony.harmony_vae import HarmonyVAE, load_harmony_vae
 from diffharmony.harmony_vae.checkpoint import save_autoencoder
@@ -367,3 +367,7 @@ def test_what_the_hub_holds_not_or_twice_is_refused(hub, archive, tmp_path, caps
     assert "inverse UNet must be one folder, got weights-000, weights-001" in capsys.readouterr().err
     assert not any("weights-" in name and not name.endswith("config.json") for name in hub.downloads)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_size_unet_works_at_the_papers_sizes_and_a_small_one_says_nothing():
+    assert paper_sizes([320, 640, 1280, 1280]) == (1024, 512) and paper_sizes((32, 64)) == ()

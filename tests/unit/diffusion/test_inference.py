@@ -263,6 +263,14 @@ def test_the_working_size_is_the_checkpoints(vae, unet, monkeypatch, caplog):
     assert "Working at 128 x 128 px" in caplog.text and "enlarges the image of 64 x 64 px" in caplog.text
 
 
+def test_a_foreground_that_is_lost_at_the_working_size_is_told(vae, unet, caplog):
+    composite, mask = pair(256, 256)
+    mask = torch.zeros_like(mask)
+    mask[..., 101, 103] = 1
+    assert torch.equal(harmonize(vae, unet, composite, mask, steps=1, size=64), composite)
+    assert "foreground smaller than a pixel there: it stays as it is" in caplog.text
+
+
 def test_sizes_and_calibration_go_with_the_file(unet, tmp_path):
     calibration = Calibration((1.0, 9.0), (0.2, 0.8), (3.0, 4.0), 40)
     save_unet(unet, tmp_path / "unet.safetensors", sizes=(256, 128), calibration=calibration)

@@ -131,3 +131,9 @@ def test_refusals():
         fit_transform(image, image[..., :64], mask)
     with pytest.raises(ValueError, match="mask must be as large as original"):
         apply_transform(fit_transform(image, image, mask), picture(48, 64), mask)
+    for damaged in (image * float("nan"), image * 9):
+        with pytest.raises(ValueError, match=r"result must lie in \[-1, 1\]"):
+            transfer.transfer_light(image, mask, damaged)
+    for strength in (-1, 9, float("nan"), True):
+        with pytest.raises(ValueError, match="strength must be a number in 0..2"):
+            transfer.transfer_light(image, mask, image, strength=strength)
