@@ -23,6 +23,7 @@ FIT_STEPS = 4
 EDGE = 2  # pixels at the mask's border whose colours a decoder mixes
 OUTLIER = 3.0  # standard deviations from which on an error counts less
 CLIPPED = 254.5 / 255
+GREY = 3 / 255  # from -1..1: channels that differ no more, anywhere in an image, are a photograph without colour
 FIELD_CELLS = 32  # of the longer side
 FIELD_WIDTH = 0.4  # of the foreground's radius
 FIELD_PRIOR, FIELD_NOISE = 0.2, 0.03  # ridge, and the log brightness below which a field is taken for noise
@@ -149,9 +150,14 @@ def check_strength(strength: float) -> None:
 
 
 def found_light(original: torch.Tensor, mask: torch.Tensor, result: torch.Tensor, calibration: Calibration | None = None) -> ColourTransform:
-    """The light of a model's result, fitted at its size and calibrated. Arguments and errors as `transfer_light`."""
+    """The light of a model's result, fitted at its size and calibrated. Arguments and errors as `transfer_light`.
+
+    An original without colour keeps it so: of its result the brightness counts alone.
+    """
     size = result.shape[-2:]
     image, small = resize_image(original.to(result.device), size), binarize_mask(resize_mask(mask.to(result.device), size))
+    grey = (image.amax(dim=1) - image.amin(dim=1)).amax(dim=(1, 2)) <= GREY
+    result = torch.where(grey[:, None, None, None], result.mean(dim=-3, keepdim=True), result)
     transform = fit_transform(image, result, small)
     if calibration is None:
         return transform

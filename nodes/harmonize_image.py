@@ -34,7 +34,8 @@ TINY_PAIR = "tiny (bundled)"
 PREVIEW_SIDE = 1024  # of the pictures on the node and of what the classifier sees
 SHEET_SIDE = 384
 WHITE_IS_FOREGROUND = (
-    "White is the foreground: on Load Image, paint it with 'Open in MaskEditor'. Where black is the foreground, switch invert_mask on."
+    "White is the foreground: on Load Image, paint it with 'Open in MaskEditor', or load a mask's picture with 'Load Image (as Mask)', channel "
+    "red. Where black is the foreground, switch invert_mask on."
 )
 
 

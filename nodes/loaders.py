@@ -10,7 +10,7 @@ import folder_paths
 from comfy import model_management
 from comfy_api.latest import io
 
-from ..common.assets import BUNDLED_MARK, TINY
+from ..common.assets import BUNDLED_MARK, BY_HUB_ID, TINY
 from ..common.direction import require_direction
 from ..common.weights import layout
 from ..common.weights.hub import HOW_TO_NAME, fetch, parse_hub_id
@@ -88,8 +88,10 @@ def _schema(
     node_id: str, name: str, description: str, parameter: str, folder: str, what: str, outputs: list, kind: str, direction: str | None = None
 ) -> io.Schema:
     """Of a node that loads one file out of models/<folder>, or a bundled one of its kind and direction."""
-    options = folder_paths.get_filename_list(folder) + bundled_files(kind, direction)
-    choice = io.Combo.Input(parameter, options=options, tooltip=f"{what} file in models/{folder}, or the tiny one that comes with DiffHarmony.")
+    bundled = bundled_files(kind, direction)
+    options = folder_paths.get_filename_list(folder) + (bundled or [BY_HUB_ID])
+    other = "the tiny one that comes with DiffHarmony" if bundled else "the one that hub_id names"
+    choice = io.Combo.Input(parameter, options=options, tooltip=f"{what} file in models/{folder}, or {other}.")
     hub_id = io.String.Input(
         "hub_id", default="", optional=True, advanced=True,
         tooltip="In its place a model on the Hugging Face Hub: owner/name@v1:file.safetensors, with a tag or a commit. It is downloaded once.",
@@ -97,6 +99,17 @@ def _schema(
     return io.Schema(
         node_id=node_id, display_name=name, category=CATEGORY, description=description, inputs=[choice, hub_id], outputs=outputs
     )
+
+
+def _checked(node: type[io.ComfyNode], name: str | None, hub_id: str | None) -> bool | str:
+    """What the host says of a choice before it runs: what is named on the Hub counts, whatever file was chosen where the workflow comes from.
+
+    A linked choice or id is None, and known only when it runs.
+    """
+    choice, _ = node.define_schema().inputs
+    if name is None or hub_id is None or hub_id.strip() or name in set(choice.options) - {BY_HUB_ID}:
+        return True
+    return f"{choice.id} must be a file that is there, got {name!r}. Put it where it belongs (see the choice's tooltip), choose another, or give a hub_id."
 
 
 class LoadHarmonyVAE(io.ComfyNode):
@@ -110,6 +123,10 @@ class LoadHarmonyVAE(io.ComfyNode):
             [io.Vae.Output(display_name="vae", tooltip="For Harmony Conditioning, Harmony VAE Decode, and every core VAE node.")],
             "harmony_vae",
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, vae_name=None, hub_id=""):
+        return _checked(cls, vae_name, hub_id)
 
     @classmethod
     def execute(cls, vae_name, hub_id="") -> io.NodeOutput:
@@ -156,6 +173,10 @@ class LoadHarmonizationUNet(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, unet_name=None, hub_id=""):
+        return _checked(cls, unet_name, hub_id)
+
+    @classmethod
     def execute(cls, unet_name, hub_id="") -> io.NodeOutput:
         return io.NodeOutput(*load_host_unet(unet_name, "harmonize", hub_id))
 
@@ -176,6 +197,10 @@ class LoadInverseUNet(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, unet_name=None, hub_id=""):
+        return _checked(cls, unet_name, hub_id)
+
+    @classmethod
     def execute(cls, unet_name, hub_id="") -> io.NodeOutput:
         return io.NodeOutput(*load_host_unet(unet_name, "invert", hub_id))
 
@@ -191,6 +216,10 @@ class LoadHarmonyClassifier(io.ComfyNode):
             [Classifier.Output(display_name="classifier", tooltip="For Harmony Score.")],
             "classifier",
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, classifier_name=None, hub_id=""):
+        return _checked(cls, classifier_name, hub_id)
 
     @classmethod
     def execute(cls, classifier_name, hub_id="") -> io.NodeOutput:
@@ -210,6 +239,10 @@ class LoadHarmonyRefinement(io.ComfyNode):
             [Refinement.Output(display_name="refinement", tooltip="For Harmony Refine.")],
             "refinement",
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, refinement_name=None, hub_id=""):
+        return _checked(cls, refinement_name, hub_id)
 
     @classmethod
     def execute(cls, refinement_name, hub_id="") -> io.NodeOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 from ...common.assets import BUNDLED_MARK, ROOT
@@ -18,10 +19,12 @@ LOADERS = {
     "DiffHarmonyLoadHarmonyClassifier": ("classifier", None),
     "DiffHarmonyLoadRefinement": ("refinement", None),
 }
-# The example that a kind and direction is shown in.
+HARMONIZE, INVERSE, BUILD = (ROOT / "workflows" / f"{name}.json" for name in ("harmonize_advanced", "inverse", "build_dataset"))
+REFINE = Path(__file__).with_name("refine.json")  # no template, for want of a bundled refinement model
+# The workflows that a kind and direction is shown in; of a pushed set's the one that shows most of it, before others of as many the first.
 EXAMPLES = {
-    ("unet", "harmonize"): "harmonize_advanced", ("harmony_vae", "harmonize"): "harmonize_advanced",
-    ("unet", "invert"): "inverse", ("harmony_vae", "invert"): "inverse", ("classifier", "harmonize"): "build_dataset",
+    ("unet", "harmonize"): (HARMONIZE, REFINE), ("harmony_vae", "harmonize"): (HARMONIZE, REFINE), ("refinement", "harmonize"): (REFINE,),
+    ("unet", "invert"): (INVERSE,), ("harmony_vae", "invert"): (INVERSE,), ("classifier", "harmonize"): (BUILD,),
 }  # fmt: skip
 
 
@@ -44,14 +47,14 @@ def workflow_of(files: dict[tuple[str, str], str], repository: str, revision: st
 
     files: (kind, direction) -> file in the repository. url: of a file in it, with {} for its name. steps: the UNet's own for transfer.
     """
-    names = [EXAMPLES[told] for told in files if told in EXAMPLES]
-    if not names:
+    shown = [example for told in files for example in EXAMPLES.get(told, ())]
+    if not shown:
         return None
-    name = max(names, key=names.count)
-    workflow = with_bundled_models(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")))
+    example = max(shown, key=shown.count)
+    workflow = with_bundled_models(json.loads(example.read_text(encoding="utf-8")))
     for node in _loaders(workflow):
         kind, direction = LOADERS[node["type"]]
-        direction = direction or ("invert" if name != "harmonize_advanced" and kind == "harmony_vae" else "harmonize")
+        direction = direction or ("invert" if example in (INVERSE, BUILD) and kind == "harmony_vae" else "harmonize")
         file = files.get((kind, direction))
         if file is not None:
             node["widgets_values"] = [node["widgets_values"][0], f"{repository}@{revision}:{file}"]

@@ -1,4 +1,4 @@
-"""Write the workflows of workflows/ from the API-format prompts of tests/host, through ComfyUI's own frontend.
+"""Write the workflows of workflows/, and those that `diffharmony push` publishes, from the API-format prompts of tests/host, through ComfyUI's own frontend.
 
     .venv/bin/python -m diffharmony.tests.browser.author_workflow [harmonize compose …]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffharmony.applications.publish.workflows import with_bundled_models
-from diffharmony.tests.browser.examples import EXAMPLES
+from diffharmony.tests.browser.examples import EXAMPLES, PUBLISHED
 from diffharmony.tests.browser.frontend import open_frontend
 from diffharmony.tests.host import prompts
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
@@ -70,7 +70,7 @@ def numbered(prompt: prompts.Prompt) -> tuple[dict[str, Any], dict[str, int]]:
 
 def author(server: ComfyServer, name: str) -> Path:
     """Write one workflow, and its picture into out/."""
-    example = EXAMPLES[name]
+    example = {**EXAMPLES, **PUBLISHED}[name]
     api, numbers = numbered(example.prompt())
     layout = {numbers[node]: place for node, place in example.layout.items()}
     with open_frontend(server.url, needs=example.needs) as page:
@@ -80,14 +80,14 @@ def author(server: ComfyServer, name: str) -> Path:
         page.wait_for_timeout(3000)
         (REPOSITORY / "out").mkdir(exist_ok=True)
         page.screenshot(path=REPOSITORY / "out" / f"{name}_workflow.png")
-    path = REPOSITORY / "workflows" / f"{name}.json"
+    path = REPOSITORY / ("workflows" if name in EXAMPLES else "applications/publish") / f"{name}.json"
     path.write_text(json.dumps(with_bundled_models(workflow), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(EXAMPLES), metavar="name", help="which workflows; all of them by default")
+    parser.add_argument("names", nargs="*", default=[*EXAMPLES, *PUBLISHED], metavar="name", help="which workflows; all of them by default")
     names = parser.parse_args().names
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         server.add_demo()

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from diffharmony.common.assets import BY_HUB_ID
 from diffharmony.tests.host.comfy_server import PAINTED
-from diffharmony.tests.host.prompts import TINY, Prompt, compared, composed, in_one, transferred, video
+from diffharmony.tests.host.prompts import TINY, Prompt, compared, composed, in_one, refined, transferred, video
 from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER, TINY_INVERSE, build_dataset, inverse
 
 # (position, size, title or None for the node's own)
@@ -233,6 +234,36 @@ EXAMPLES = {
                 "and the photograph in `output/harmonization_pairs`, in iHarmony4's layout.\n\n"
                 "Queue again with another photograph or seed: pairs are added, nothing is overwritten. "
                 "*min_distance* rejects candidates that changed nothing."
+            ),
+        ),
+    ),
+}
+
+# What `diffharmony push` publishes with a model that no template has, for want of a bundled one: applications/publish/<name>.json.
+PUBLISHED = {
+    "refine": Example(
+        prompt=partial(refined, BY_HUB_ID, **TINY),
+        needs="DiffHarmonyRefine",
+        layout={
+            **EXAMPLES["harmonize_advanced"].layout,
+            "refinement": ((1460, 270), (290, 90), None),
+            "refine": ((1800, 80), (290, 130), None),
+            "transfer": ((1800, 470), (290, 170), None),
+            "conditional": ((2150, 80), (420, 560), "Harmonized image"),
+        },
+        groups={
+            "1 Composite and mask": (20, 0, 340, 840),
+            "2 Models": (380, 0, 380, 350),
+            "3 Down to the size of the model": (380, 390, 380, 230),
+            "4 Harmonize at that size, and refine": (780, 0, 1330, 380),
+            "5 The light, at full size": (1780, 390, 330, 270),
+        },
+        note=Note(
+            pos=(800, 690),
+            size=(620, 150),
+            text=(
+                "In the mask white is the foreground. **Harmony Refine** mends the decoded image before its light is transferred to the full-size "
+                "one. The refinement model is named by its *hub_id* (advanced inputs), and downloaded once."
             ),
         ),
     ),

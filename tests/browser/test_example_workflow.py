@@ -9,12 +9,17 @@ import av
 import pytest
 from PIL import Image
 
+from diffharmony.applications.publish.card import Published
+from diffharmony.applications.publish.push import find_checkpoints, write_folder
 from diffharmony.dataset.pairs import read_list
+from diffharmony.refinement import save_refinement
 from diffharmony.tests.browser.author_workflow import numbered
-from diffharmony.tests.browser.examples import EXAMPLES
+from diffharmony.tests.browser.examples import EXAMPLES, PUBLISHED
 from diffharmony.tests.browser.frontend import QUEUE, as_prompt, needs_chromium, open_frontend
 from diffharmony.tests.host.comfy_server import NEWEST, REPOSITORY, VERSIONS
+from diffharmony.tests.host.prompts import changed
 from diffharmony.tests.made.clip import FRAMES, RATE
+from diffharmony.tests.made.refinement import small_refinement
 
 pytestmark = needs_chromium
 
@@ -45,9 +50,13 @@ def without_extras(prompt: dict, wanted: dict) -> dict:
 
 
 def run_example(page, name: str) -> None:
-    workflow = json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    run_workflow(page, name, json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8")), EXAMPLES[name].prompt())
+
+
+def run_workflow(page, name: str, workflow: dict, prompt: dict) -> None:
+    """Open and queue it; name: of its picture in out/. prompt: what the frontend must make of it."""
     page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
-    wanted = numbered(EXAMPLES[name].prompt())[0]
+    wanted = numbered(prompt)[0]
     assert without_extras(as_prompt(page), wanted) == wanted
     page.evaluate(RESEED)
     end = page.evaluate(QUEUE)
@@ -111,3 +120,17 @@ def test_comparing_opens_runs_and_shows_figures_and_differences(page):
     texts, pictures = page.evaluate(SHOWN)
     assert [line.split(":")[0] for text in texts for line in text.splitlines()] == ["image 0", "image 1", "mean of 2"]
     assert pictures == 2
+
+
+def test_what_push_publishes_with_a_refinement_stage_opens_and_runs_with_no_file_of_it_here(server, host, hub, page, tmp_path):
+    name = f"acme/refinement-{host.version.replace(' ', '-')}"
+    save_refinement(small_refinement(), tmp_path / "refinement.safetensors")
+    pushed = tmp_path / "pushed"
+    pushed.mkdir()
+    write_folder(find_checkpoints([tmp_path / "refinement.safetensors"]), [], Published(name, "v1"), pushed)
+    repository = hub.add(name, pushed)
+    workflow = json.loads((pushed / "workflow.json").read_text(encoding="utf-8"))
+    repository.tags["v1"] = repository.branches["main"]
+    run_workflow(page, "refine", workflow, changed(PUBLISHED["refine"].prompt(), refinement={"hub_id": f"{name}@v1:refinement.safetensors"}))
+    assert f"{name}/refinement.safetensors" in hub.downloads
+    assert "Missing Models" not in page.inner_text("body")

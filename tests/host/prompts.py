@@ -67,6 +67,16 @@ def transferred(**options: Any) -> Prompt:
     )  # fmt: skip
 
 
+def refined(refinement: str, **options: Any) -> Prompt:
+    """`transferred`, with the refinement stage between decode and transfer."""
+    small = {"composite": ["working", 0], "mask": ["working", 1]}
+    return added(
+        changed(transferred(**options), transfer={"harmonized": ["refine", 0]}),
+        refinement=node("DiffHarmonyLoadRefinement", refinement_name=refinement, hub_id=""),
+        refine=node("DiffHarmonyRefine", refinement=["refinement", 0], images=["decode", 0], paste_background=False, **small),
+    )
+
+
 BUNDLED = " (bundled tiny)"
 TINY = {"vae": "harmony_vae.safetensors" + BUNDLED, "unet": "harmonization_unet.safetensors" + BUNDLED}  # options of `harmonize`
 

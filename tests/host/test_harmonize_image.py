@@ -205,7 +205,7 @@ def test_connected_models_count_instead(run, made):
 
 
 @pytest.mark.parametrize(("changes", "messages"), [
-    ({"mask": ["composite", 1]}, ("mask must have foreground (white", "paint it with 'Open in MaskEditor'", "invert_mask")),
+    ({"mask": ["composite", 1]}, ("mask must have foreground (white", "paint it with 'Open in MaskEditor'", "'Load Image (as Mask)'", "invert_mask")),
     ({"mask": None}, ("mask must be connected for an image without transparency", "White is the foreground")),
     ({"models": "nowhere.safetensors + nothing.safetensors"}, ("nowhere.safetensors",)),
     ({"model": ["inverse", 0]}, ("model must be of direction 'harmonize', got 'invert'",)),

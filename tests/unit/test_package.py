@@ -11,7 +11,7 @@ import pytest
 
 from diffharmony.common.assets import ROOT
 
-USED = ("assets/tiny", "workflows", "web", "locales")  # beside the code, by the nodes and commands
+USED = ("assets/tiny", "workflows", "web", "locales", "applications/publish")  # beside the code, by the nodes and commands
 BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist'); build_meta.build_sdist('dist')"
 
 

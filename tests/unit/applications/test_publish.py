@@ -10,14 +10,16 @@ from safetensors.torch import save_file
 
 from diffharmony.__main__ import main
 from diffharmony.applications.publish.workflows import BUNDLED_URL, LOADERS, with_bundled_models
-from diffharmony.common.assets import BUNDLED_MARK, ROOT, TINY
+from diffharmony.common.assets import BUNDLED_MARK, BY_HUB_ID, ROOT, TINY
 from diffharmony.common.weights.layout import MODEL_FOLDERS
 from diffharmony.diffusion import save_unet
 from diffharmony.evaluation import evaluate
 from diffharmony.harmony_vae import load_harmony_vae, save_harmony_vae
+from diffharmony.refinement import save_refinement
 from diffharmony.tests.made.hub_server import TOKEN, HubServer, connect
 from diffharmony.tests.made.inverse import inverse_pair, write_photographs
 from diffharmony.tests.made.pretrained import same_weights
+from diffharmony.tests.made.refinement import small_refinement
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
@@ -143,6 +145,19 @@ def test_what_the_hub_refuses_is_said_in_a_line(run, hub, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_anothers")
     done, error = push(run, capsys=capsys)
     assert done == 1 and "the Hub must take acme/pair, got an error (" in error and hub.repositories == {}
+
+
+def test_a_refinement_stage_alone_comes_with_the_workflow_that_it_mends(run, tmp_path):
+    save_refinement(small_refinement(), tmp_path / "refinement.safetensors")
+    nodes = {}
+    for name, sources in (("alone", [tmp_path / "refinement.safetensors"]), ("all", [tmp_path / "refinement.safetensors", run])):
+        assert push(None, *sources, "--to", "acme/one", "--dry-run", tmp_path / name) == (0, "")
+        nodes[name] = {node["type"]: node for node in json.loads((tmp_path / name / "workflow.json").read_text())["nodes"]}
+        loader = nodes[name]["DiffHarmonyLoadRefinement"]
+        assert loader["widgets_values"] == [BY_HUB_ID, "acme/one@v1:refinement.safetensors"]
+        assert loader["properties"]["models"][0]["directory"] == "harmony_refinement"
+    assert nodes["alone"]["DiffHarmonyLoadHarmonyVAE"]["widgets_values"] == ["harmony_vae.safetensors" + BUNDLED_MARK, ""]
+    assert nodes["all"]["DiffHarmonyLoadHarmonyVAE"]["widgets_values"][1] == "acme/one@v1:harmony_vae.safetensors"
 
 
 def test_each_kind_has_its_card_and_the_example_that_shows_it(tmp_path):

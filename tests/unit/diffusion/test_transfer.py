@@ -5,7 +5,7 @@ import torch
 
 from diffharmony.common.images import resize_image
 from diffharmony.diffusion import transfer
-from diffharmony.diffusion.transfer import apply_transform, fit_transform, foreground_change, from_linear, to_linear
+from diffharmony.diffusion.transfer import apply_transform, fit_transform, foreground_change, from_linear, to_linear, transfer_light
 
 
 def picture(height=96, width=128, seed=0):
@@ -137,3 +137,14 @@ def test_refusals():
     for strength in (-1, 9, float("nan"), True):
         with pytest.raises(ValueError, match="strength must be a number in 0..2"):
             transfer.transfer_light(image, mask, image, strength=strength)
+
+
+def test_a_photograph_without_colour_stays_so_alone_and_in_a_batch():
+    colour, mask = picture(), ellipse()
+    grey = colour.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    images, results = torch.cat([grey, colour]), torch.cat([relit(grey), relit(colour)])
+    for result in (results, torch.stack([results, results])):
+        found = transfer_light(images, mask, result)
+        assert (found[0].amax(0) - found[0].amin(0)).max() < 0.5 / 127.5
+        assert error(found[:1], images[:1], mask) > 20
+        torch.testing.assert_close(found[1:], transfer_light(colour, mask, result[..., 1:, :, :, :]), rtol=0, atol=1e-4)
