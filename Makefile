@@ -39,8 +39,8 @@ host: setup  ## ComfyUI with these nodes and the tiny models, for your browser (
 tiny: setup  ## train the tiny models of assets/tiny again
 	@$(PY) -m diffharmony.applications.tiny.make
 
-bench: setup  ## speed and memory beside a reference
-	@$(PY) -m diffharmony.applications.benchmarks
+bench: setup  ## speed, memory and quality of the decode beside references, into docs/benchmarks.md
+	@$(PY) -m diffharmony.applications.benchmarks page
 
 lock: $(UV) $(LOCKED:%=.host/%)  ## resolve requirements/*.txt again (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) .host/$(HOST)/requirements.txt requirements/pins.in pyproject.toml --extra train --extra dev \

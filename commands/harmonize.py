@@ -174,7 +174,7 @@ def run_harmonize(config: HarmonizeConfig) -> dict[str, Any]:
             harmonized = harmonize(
                 vae,
                 unet,
-                picture.shown.expand(len(seeds), -1, -1, -1),
+                picture.shown,
                 picture.mask,
                 steps,
                 seeds,

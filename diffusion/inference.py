@@ -93,15 +93,16 @@ class ConditionedSampler:
         scheduler: Scheduler | None = None,
         progress: Progress | None = None,
     ) -> torch.Tensor:
-        """One image for each of the batch, with a generator each: [B, 3, H, W], the condition image's dtype and device, -1..1.
+        """One image for each generator: [B, 3, H, W], the condition image's dtype and device, -1..1. One condition image serves them all.
 
         Raises: RuntimeError when the result is not finite.
         """
+        original, mask = (values.expand(len(generators), -1, -1, -1) for values in (self.original, self._mask))
         if self._strength == 0:
-            return self.original.clone()
+            return original.clone()
         decoded = self._decoded(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
         return bring_to_size(
-            self.original, self._mask, decoded, detail=self.detail, calibration=getattr(self._unet, "calibration", None),
+            original, mask, decoded, detail=self.detail, calibration=getattr(self._unet, "calibration", None),
             strength=self._strength, paste_background=self._paste_background,
         )  # fmt: skip
 
@@ -116,7 +117,7 @@ class ConditionedSampler:
 
     def _decoded(self, generators: Sequence[torch.Generator], **options: Any) -> torch.Tensor:
         """What the models make, at the working size: [B, 3, h, w] float32, -1..1."""
-        condition_latent, mask_latent = self._latents
+        condition_latent, mask_latent = (values.expand(len(generators), -1, -1, -1) for values in self._latents)
         latent = sample_latents(self._unet, condition_latent, mask_latent, generator=generators, **options)
         decoded = self._decode((latent / self._vae.config.scaling_factor).to(self._vae.dtype))
         decoded = decoded.float()[..., : self.working_size[0], : self.working_size[1]]
@@ -126,7 +127,9 @@ class ConditionedSampler:
                 "Use float32 or bfloat16; in float32 already, a checkpoint is broken: get it again."
             )
         decoded = decoded.clamp(-1, 1)
-        return decoded if self._refinement is None else refine(self._refinement, decoded, self._working.image, self._working.mask)
+        if self._refinement is None:
+            return decoded
+        return refine(self._refinement, decoded, *(values.expand(len(decoded), -1, -1, -1) for values in self._working[:2]))
 
     @cached_property
     def _working(self) -> _Working:
@@ -268,7 +271,8 @@ def harmonize(
     binarized at 0.5; its soft values blend when the background is pasted. A composite of batch 1 serves N masks.
     Where `vae.direction` and `unet.direction` are both known they must agree for a conditional decode.
     steps: sampling steps; None is what the UNet's file says for "transfer", and 5 (SPEC §2) otherwise.
-    seed: image i is sampled with seed + i (or seed[i]), whatever the batch size, device or dtype.
+    seed: image i is sampled with seed + i (or seed[i]), whatever the batch size, device or dtype. One composite gives as many results as
+    there are seeds, and is encoded once.
     size: the working size. A number brings the longer side to that many pixels, keeping the aspect; "native" works at the
     image's own size; None or "auto" is the best of the sizes that the UNet was trained at (its file says), or native, but at most 1024 px,
     where that is unknown; the log tells. The working image is padded (reflected) at the right and
@@ -300,15 +304,15 @@ def harmonize(
         whole = working_size(*composite.shape[-2:], size, getattr(unet, "sizes", ()))
         crops = planned_crops(mask, crop, paste_background, max(whole))
         if crops:
-            seeds = [generator.initial_seed() for generator in sample_generators(seed, len(composite))]
+            seeds = [generator.initial_seed() for generator in sample_generators(seed, _results(seed, len(composite)))]
             results = [
                 harmonize(
-                    vae, unet, one.of(composite), one.of(mask), steps, seeds[one.index], ancestral=ancestral, scheduler=scheduler,
+                    vae, unet, one.of(composite), one.of(mask), steps, seeds if len(composite) == 1 else [seeds[one.index]], ancestral=ancestral, scheduler=scheduler,
                     progress=_part_of(progress, number, len(crops)), **{**options, "paste_background": False},  # stitching pastes it
                 )
                 for number, one in enumerate(crops)
             ]  # fmt: skip
-            return stitch_crops(composite, mask, crops, results)
+            return torch.cat([stitch_crops(composite, mask, crops, of_seed) for of_seed in zip(*(result.split(1) for result in results))])
     conditioned = ConditionedSampler(vae, unet, composite, mask, **options)
     check_foreground(mask)
     warn_if_dull(mask)
@@ -317,9 +321,14 @@ def harmonize(
         logger.warning(
             "mask must mark something at the working size, got a foreground smaller than a pixel there: it stays as it is. Pass crop='auto', or a larger size."
         )
-    generators = sample_generators(seed, conditioned.original.shape[0])
+    generators = sample_generators(seed, _results(seed, len(conditioned.original)))
     steps = default_steps(unet, conditioned.detail) if steps is None else steps
     return conditioned.sample(generators, steps=steps, ancestral=ancestral, scheduler=scheduler, progress=progress)
+
+
+def _results(seed: int | Sequence[int], batch: int) -> int:
+    """How many images come of a batch: one composite gives one for each seed."""
+    return max(1, len(seed)) if batch == 1 and isinstance(seed, Sequence) else batch
 
 
 def _part_of(progress: Progress | None, number: int, count: int) -> Progress | None:

@@ -19,7 +19,7 @@ from .statistics import Statistics
 from .tiles import Patch, Region, Size, tiles_of
 
 HALO = 6  # latent pixels around a tile that it sees
-SMALL = 256  # longer side in pixels of the image made small, or half a tile where that is more, but at most a tile
+SMALL = 256  # longer side in pixels of the image made small, or half a tile where that is more, but at most what a tile sees
 TOKENS = 128 * 128  # that attention looks at: those of a larger latent are averaged in squares
 
 
@@ -135,7 +135,8 @@ class TileByTile:
     def _made_small(self, pixels: torch.Tensor, z: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Averaged to SMALL."""
         size = [side // self._factor for side in pixels.shape[2:]]
-        shrink = max(1.0, max(size) * self._factor / min(self._tile, max(self._tile // 2, SMALL)))
+        seen = self._tile + 2 * HALO * self._factor
+        shrink = max(1.0, max(size) * self._factor / min(seen, max(self._tile // 2, SMALL)))
         size = [max(1, round(side / shrink)) for side in size]
         pixels = F.interpolate(pixels, [side * self._factor for side in size], mode="area")
         return pixels, None if z is None else F.interpolate(z, size, mode="area")

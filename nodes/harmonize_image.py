@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import comfy.utils
@@ -119,14 +118,21 @@ def _planes(image: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
     return same_batch({"image": planes, "mask": host_images.mask_for(mask, planes)})
 
 
-def _sampled(model, vae, image: torch.Tensor, mask: torch.Tensor, size: int, seeds: list[int], steps: int, bar) -> Iterator[torch.Tensor]:
-    """What the models make of IMAGE and MASK for each seed: IMAGE [B,h,w,3], of the working size."""
+def _sampled(model, vae, image: torch.Tensor, mask: torch.Tensor, size: int, seeds: list[int], steps: int, bar) -> torch.Tensor:
+    """What the models make of IMAGE and MASK: [V,B,h,w,3] for V seeds, of the working size. Each image and its condition are encoded once."""
     inner, inner_mask = to_working_size(model, image, mask, size)
     conditioning, latent = condition_sampling(empty_prompt(facts_of(model)), vae, inner, inner_mask)
+    samples = []
     for seed in seeds:
         model_management.throw_exception_if_processing_interrupted()
-        samples = sample_latent(model, conditioning, latent["samples"], seed, steps, callback=lambda *_: bar.update(1))
-        yield decode_harmonized({"samples": samples}, vae, inner, inner_mask, paste_background=False, node=NODE, progress=bar)
+        samples.append(sample_latent(model, conditioning, latent["samples"], seed, steps, callback=lambda *_: bar.update(1)))
+    by_image = torch.stack(samples, dim=1)  # [B,V,4,h/f,w/f]
+    inner, inner_mask = (values.expand(len(by_image), *values.shape[1:]) for values in (inner, inner_mask))
+    decoded = [
+        decode_harmonized({"samples": of_image}, vae, *under, paste_background=False, node=NODE, progress=bar)
+        for of_image, *under in zip(by_image, inner.split(1), inner_mask.split(1))
+    ]
+    return torch.stack(decoded, dim=1)
 
 
 def _harmonize_frames(

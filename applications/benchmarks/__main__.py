@@ -1,4 +1,5 @@
-"""`make bench`: python -m diffharmony.applications.benchmarks [candidates | decode | evaluate | loader | training_step] [--help]; decode when no name is given."""
+"""python -m diffharmony.applications.benchmarks [candidates | decode | evaluate | loader | page | precision | seams | training_step] [--help]; decode when
+no name is given, page for `make bench`."""
 
 import importlib
 import sys

@@ -19,6 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +73,11 @@ class ComfyServer:
     """A context manager: started and answering inside, stopped with all its children outside.
 
     base: the folder that becomes the host's models/, input/, output/ and user/; made where it does not exist.
-    hub: where the Hugging Face Hub is, on this machine; None: nowhere.
+    hub: where the Hugging Face Hub is, on this machine; None: nowhere. custom_nodes: folders of further custom nodes.
     Raises: RuntimeError with the end of the host's log when it does not come up.
     """
 
-    def __init__(self, base: Path, host: Host | None = None, port: int = 0, hub: str | None = None):
+    def __init__(self, base: Path, host: Host | None = None, port: int = 0, hub: str | None = None, custom_nodes: Sequence[Path] = ()):
         self.base = Path(base)
         self.host = host or find_host()
         self.port = port or _free_port()
@@ -86,9 +87,11 @@ class ComfyServer:
         self._hub = {"HF_HUB_OFFLINE": "1"} if hub is None else {"HF_ENDPOINT": hub, "HF_HUB_CACHE": str(self.base / "hub"), "HF_HUB_DISABLE_XET": "1"}
         for folder in ("models/vae", "models/diffusion_models", "custom_nodes", "input", "output", "user"):
             (self.base / folder).mkdir(parents=True, exist_ok=True)
-        link = self.base / "custom_nodes" / EXTENSION
-        if not link.exists():
-            link.symlink_to(REPOSITORY, target_is_directory=True)
+        self._custom_nodes = {EXTENSION: REPOSITORY, **{path.name: path for path in custom_nodes}}
+        for name, path in self._custom_nodes.items():
+            link = self.base / "custom_nodes" / name
+            if not link.exists():
+                link.symlink_to(path, target_is_directory=True)
 
     @property
     def url(self) -> str:
@@ -174,7 +177,7 @@ class ComfyServer:
     def _command(self) -> list[str]:
         options = f"--listen 127.0.0.1 --port {self.port} --database-url sqlite:///:memory:"
         options += " --disable-api-nodes --disable-auto-launch --dont-print-server"
-        options += f" --disable-all-custom-nodes --whitelist-custom-nodes {EXTENSION}"
+        options += f" --disable-all-custom-nodes --whitelist-custom-nodes {' '.join(self._custom_nodes)}"
         if not _has_gpu():
             options += " --cpu"
         # a folder's name may hold spaces

@@ -4,8 +4,9 @@ import multiprocessing
 import time
 
 import pytest
+import torch
 
-from diffharmony.applications.benchmarks import decode
+from diffharmony.applications.benchmarks import decode, page, precision, seams
 from diffharmony.applications.benchmarks._main import cpu_seconds
 from diffharmony.applications.benchmarks.loader import LoaderBenchmark, _measure, table, write_pictures
 
@@ -44,10 +45,45 @@ def test_the_loaders_are_compared_by_both_clocks(tmp_path):
     assert "images per CPU second ×" in shown[0] and f"{case['cpu_ratio']:.2f}" in shown[-1]
 
 
-def test_benchmark_is_in_ratios():
-    (case,) = decode.run(decode.DecodeBenchmark(sizes=(64,), tile=32, repeats=1))
-    reference = case["variants"][decode.REFERENCE]
-    assert reference["time_ratio"] == 1.0 and len(case["variants"]) == 3
-    assert "decode_tiled, tile 32" in decode.table([case])
+def test_the_decode_is_measured_in_ratios_and_becomes_a_page(tmp_path):
+    (case,) = decode.run(decode.DecodeBenchmark(sizes=(64,), tile=32, latents=2, repeats=1))
+    variants = case["variants"]
+    assert variants[decode.REFERENCE]["time_ratio"] == 1.0 and len(variants) == 8
+    assert variants["exact tiles"]["time_ratio"] == pytest.approx(variants["exact tiles"]["seconds"] / variants[decode.CONDITIONAL]["seconds"])
+    assert case["feature_bytes"] == 64 * 64 * 4 * (2 * 32 + 2 * 32 / 4 + 2 * 64 / 16 + 3 * 64 / 64)
+    assert "2 latents, one condition" in decode.table([case])
+    quality = {"model": "tiny", "size": 64, "tile": 32, "ways": {"exact": {"mean": 0.0, "max": 0.0, "seams": None, "shift": 0.0}}}
+    results = {"decode": [case, {**case, "model": "sd"}], "seams": [quality], "precision": [{"model": "tiny", "size": 64, "psnr": {"float16": 60.0, "bfloat16": None}}]}
+    machine = {"device": "cpu", "threads": 1, "torch": "2", "processor": "x"}
+    page.write_page({**results, "machine": machine, "minutes": 1.0}, tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert "| tiny 64 px | exact tiles |" in text and "| bounded tiles, 4096 over 2048 px, memory | 1.10 | - |" in text
+    assert (tmp_path / "benchmarks.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="repeats must be at least 1"):
         decode.run(decode.DecodeBenchmark(repeats=0))
+
+
+def test_seams_and_shifts_are_seen_where_there_are_some():
+    whole = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.01
+    shifted = whole.clone()
+    shifted[..., :32] += 0.1
+    found = seams.figures(shifted, whole, 32)
+    assert found["mean"] == pytest.approx(6.375, rel=1e-3) and found["shift"] == pytest.approx(12.75, rel=1e-3)
+    assert found["seams"] is None or found["seams"] > 100
+    assert seams.figures(whole, whole, 32) == {"mean": 0.0, "max": 0.0, "seams": None, "shift": 0.0}
+
+
+@torch.no_grad()
+def test_tiles_that_overlap_are_the_whole_where_one_tile_is():
+    vae = decode.made_up("tiny")[1]
+    image, mask = seams.photograph(64, "cpu")
+    z = vae.encode(image).latent_dist.mode()
+    whole = vae.decode(z, vae.encode_condition(image, mask)).sample
+    torch.testing.assert_close(seams.blended(vae, z, image, mask, 64), whole, atol=1e-5, rtol=0)
+    assert (seams.blended(vae, z, image, mask, 32) - whole).abs().mean() > 1e-3
+
+
+def test_half_precision_is_measured_in_decibels():
+    (case,) = precision.run(precision.PrecisionBenchmark(size=64))
+    assert case["psnr"]["float16"] > case["psnr"]["bfloat16"] > 20
+    assert f"{case['psnr']['float16']:.1f}" in precision.table([case])
