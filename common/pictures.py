@@ -42,7 +42,7 @@ def open_image(path: str | os.PathLike, *, upright: bool = True) -> Image.Image:
     Raises: FileNotFoundError when there is no such file; ValueError when it is not an image, or of floating values.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"image {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
     try:
         with Image.open(path) as image:

@@ -59,9 +59,9 @@ def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sou
     Source: SPEC §10.
     """
     source = Path(source)
-    if source.is_file() or (source / "config.json").is_file():
+    if os.path.isfile(source) or os.path.isfile(source / "config.json"):
         return Sources(**dict.fromkeys(_parts_in(source), source))
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise FileNotFoundError(f"folder {source.name!r} must exist, looked in {source.parent.resolve()}. Check the path.")
     if source.name == "inverse" and not (source / "unet").is_dir():
         return _find_inverse(source, source.parent)
