@@ -65,7 +65,9 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey, rounded to the nearest value; any other image as it is."""
+    """16-bit grey as 8-bit grey, rounded to the nearest value; LAB as RGB, all that Pillow makes of it; any other image as it is."""
+    if image.mode == "LAB":
+        return image.convert("RGB")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((from_16_bit(image) * 255).round().astype(np.uint8))

@@ -49,7 +49,7 @@ class Fuzz:
     only: str | None = None
     """A loader's name, or name:number for one input."""
     traceback: bool = False
-    """Show where each failure comes from."""
+    """With one input: show where its error comes from."""
     json: bool = False
 
 
@@ -177,6 +177,7 @@ def fuzz(targets: dict[str, int], seed: int, good: Path, told=lambda text: None)
                     one["outcomes"][outcome] += 1
                     if seen is not None:
                         one["failed"][number] = f"{outcome}: {seen}"
+                        told(f"{name}:{number} {outcome}: {seen}")
                     number += 1
             one["inputs"] = number if number > first else one["inputs"]
         told(f"{sum(one['inputs'] for one in report.values())} inputs, {sum(len(one['failed']) for one in report.values())} failures")
@@ -244,8 +245,6 @@ def main(config: Fuzz) -> int:
             print(f"{name}: {one['inputs']} inputs, {one['outcomes']}")
         for kind, count in Counter(re.sub(r"0x\w+|\d\d+|/tmp/\S+", "#", f"{name}: {seen}")[:150] for name, _, seen in failures).most_common(60):
             print(f"{count:6} {kind}")
-        for name, number, seen in failures[:400] if config.traceback else ():
-            print(f"{name}:{number} {seen}")
         print(f"{sum(one['inputs'] for one in report.values())} inputs, {len(failures)} failures")
     return 1 if failures else 0
 
