@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..common.checkpoint import Checkpoint, load_strictly, read_checkpoint, refuse, require_kind, write_checkpoint
+from ..common.checkpoint import Checkpoint, load_strictly, read_checkpoint, refuse, require_kind, size_along, write_checkpoint
 from ..common.weights.hub import local_path
 from ..common.weights.layout import CLASSIFIER
 from .model import CLASSES, RESNET50, HarmonyClassifier
@@ -66,7 +66,7 @@ def _from_torchvision(checkpoint: Checkpoint, dtype: torch.dtype) -> HarmonyClas
     tensors = checkpoint.tensors
     if not _is_resnet50(tensors) or "fc.weight" not in tensors:
         refuse(checkpoint, WANTED, TAKE_THESE, f"another network's {len(tensors)} tensors")
-    outputs = tensors["fc.weight"].shape[0]
+    outputs = size_along(tensors, "fc.weight", 0, checkpoint.path)
     if outputs != CLASSES:
         refuse(checkpoint, WANTED, TAKE_THESE, f"a ResNet-50 with {outputs} outputs")
     names = {name: f"probe.{name[3:]}" if name.startswith("fc.") else f"backbone.{name}" for name in tensors}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import Any, NoReturn
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .direction import check_direction
-from .files import PICKLE_SUFFIXES, WEIGHT_SUFFIXES, is_safetensors, read_json, written_whole
+from .files import PICKLE_SUFFIXES, WEIGHT_SUFFIXES, first_line, is_safetensors, parse_json, read_json, written_whole
 from .weights.hub import local_path
-from .weights.layout import CONFIG, FORMS, INVERSE, STEM, Layout
+from .weights.layout import CONFIG, FORMS, INVERSE, STEM, Layout, is_weights
+from .weights.pickles import read_pickle
 
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DTYPES = (torch.float16, torch.float32)
@@ -77,8 +79,8 @@ class Checkpoint:
         if text is None:
             return None
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
+            value = parse_json(text)
+        except ValueError as error:
             raise ValueError(
                 f"metadata {key!r} of {self.path} must be JSON, got {text[:80]!r} ({error}). Write the file again."
             ) from error
@@ -150,19 +152,19 @@ def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoi
     tensors, or has another suffix.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's own raises for a name that is too long
         raise FileNotFoundError(f"weights file {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
     if is_safetensors(path):
         tensors, metadata = _read_safetensors(path, values)
     elif path.suffix.lower() in PICKLE_SUFFIXES:
-        tensors, metadata = _read_pickle(path), {}
+        tensors, metadata = read_pickle(path), {}
     else:
         raise ValueError(
             f"weights file must end in {', '.join(WEIGHT_SUFFIXES)}, got {path.name!r}. Pass a weights file."
         )
     carried = tensors.pop(METADATA_TENSOR, None)
     if carried is not None:
-        metadata = {**json.loads(bytes(carried.tolist())), **metadata}
+        metadata = {**_carried_metadata(carried, path), **metadata}
     if not tensors:
         raise ValueError(f"weights file must hold at least one tensor, got none in {path}. Fetch or write it again.")
     if all(name.startswith(PARALLEL_PREFIX) for name in tensors):
@@ -170,14 +172,24 @@ def read_checkpoint(path: str | os.PathLike, *, values: bool = True) -> Checkpoi
     return Checkpoint(path, tensors, metadata)
 
 
+def _carried_metadata(tensor: torch.Tensor, path: Path) -> dict[str, str]:
+    try:
+        found = parse_json(bytes(tensor.tolist())) if tensor.dtype == torch.uint8 and tensor.ndim == 1 else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ValueError(f"{METADATA_TENSOR} of {path} must be a JSON object of texts, as bytes, got something else. Write the file again.")
+    return found
+
+
 def _read_safetensors(path: Path, values: bool) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) if values or name == METADATA_TENSOR else _without_values(file, name) for name in file.keys()}
             return tensors, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:  # dtypes that torch lacks
         raise ValueError(
-            f"{path} must be a whole safetensors file, got {path.stat().st_size} bytes that cannot be read ({error}). "
+            f"{path} must be a whole safetensors file, got {path.stat().st_size} bytes that cannot be read ({first_line(error)}). "
             "It is damaged or cut off: copy or download it again."
         ) from error
 
@@ -188,28 +200,12 @@ def _without_values(file: Any, name: str) -> torch.Tensor:
     return torch.empty(tensor.get_shape(), dtype=dtype, device="meta")
 
 
-def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} must be a whole PyTorch file that holds tensors only, but it cannot be read with weights_only=True "
-            f"({_reason(error)}). "
-            "Copy it again, or convert it to safetensors where you trust it."
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise ValueError(f"{path} must hold a state dict of tensors, got {type(loaded).__name__}. Save model.state_dict() instead.")
-    return loaded
-
-
-def _reason(error: Exception) -> str:
-    # torch's own text is advice to load the file without weights_only, in escape codes
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or pickles other objects than tensors"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def size_along(tensors: Mapping[str, torch.Tensor], name: str, axis: int, path: Path) -> int:
+    """A tensor's size, for what is told by it before all are looked at. Raises: ValueError where there is none."""
+    if name not in tensors or tensors[name].ndim <= axis:
+        found = f"{tensors[name].ndim} dimensions" if name in tensors else "none"
+        raise ValueError(f"{path} must hold {name} with at least {axis + 1} dimensions, got {found}. It is incomplete: fetch or write it again.")
+    return tensors[name].shape[axis]
 
 
 def load_strictly(
@@ -220,25 +216,50 @@ def load_strictly(
     dtype: None leaves the model's own.
     Raises: ValueError when the config describes no model, or a tensor is missing, unexpected or of another shape.
     """
-    try:
-        model = build()
-    except (TypeError, ValueError, IndexError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
-        raise ValueError(f"config of {path} must describe a model, got one that cannot be built ({error}). Write the file again.") from error
-    expected = model.state_dict()
+    described = _described_by(build, len(tensors), path)
+    expected = described.state_dict()
     problems = {
         "missing": sorted(expected.keys() - tensors.keys()),
         "unexpected": sorted(tensors.keys() - expected.keys()),
         "of another shape": sorted(name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape),
+        "of another dtype": sorted(
+            name for name in expected.keys() & tensors.keys() if expected[name].is_floating_point() and not tensors[name].is_floating_point()
+        ),
     }
     found = [f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" for what, names in problems.items() if names]
     if found:
         raise ValueError(
-            f"{path} must hold exactly the {len(expected)} tensors of a {type(model).__name__} of its config, got {'; '.join(found)}. "
+            f"{path} must hold exactly the {len(expected)} tensors of a {type(described).__name__} of its config, got {'; '.join(found)}. "
             "The file is incomplete or its config is another model's: fetch or write it again."
         )
+    model = build()
     model.load_state_dict(tensors)
     # nn.Module.to: diffusers' own warns of a list of float32 modules that is empty here
     return torch.nn.Module.to(model, dtype=dtype).eval()
+
+
+def _described_by(build: Callable[[], torch.nn.Module], tensors: int, path: Path) -> torch.nn.Module:
+    """The model that a config describes, without values: nothing of its size is taken before a file is seen to fit.
+
+    Raises: ValueError for a config that describes none, or one of many more parameters than the file's `tensors`.
+    """
+    thread, most, made = threading.get_ident(), 2 * tensors + 100, 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == thread
+        if made > most:
+            raise ValueError(f"more than {most} parameters, for a file of {tensors} tensors")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception as error:  # whatever PyTorch and diffusers stumble over
+        found = f"one that cannot be built ({first_line(error)})"
+        raise ValueError(f"config of {path} must describe a model, got {found}. Write the file again.") from error
+    finally:
+        hook.remove()
 
 
 FOLDER_WEIGHTS = tuple(
@@ -254,7 +275,7 @@ def open_model(path: str | os.PathLike, layout: Layout, *, values: bool = True) 
     Raises: FileNotFoundError when path, weights or config are missing; ValueError for what cannot be read; as `weights.hub.fetch`.
     """
     path = local_path(path, layout)
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / CONFIG).is_file():
             path = next((path / name for name in layout.folders if (path / name / CONFIG).is_file()), path)
         weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
@@ -266,13 +287,22 @@ def open_model(path: str | os.PathLike, layout: Layout, *, values: bool = True) 
             )
         if weights.suffix != ".json":
             return _of_folder(read_checkpoint(weights, values=values))
-        names = sorted(set(read_json(weights).get("weight_map", {}).values()))
-        shards = [read_checkpoint(path / name, values=values).tensors for name in names]
+        shards = [read_checkpoint(path / name, values=values).tensors for name in _shards(weights)]
         return _of_folder(Checkpoint(weights, {name: tensor for shard in shards for name, tensor in shard.items()}))
     checkpoint = read_checkpoint(path, values=values)
     if checkpoint.config is None and path.name in FOLDER_WEIGHTS and (path.parent / CONFIG).is_file():
         return _of_folder(checkpoint)
     return checkpoint, None
+
+
+def _shards(index: Path) -> list[str]:
+    """The weights files that an index names. Raises: ValueError for other names than of files beside it."""
+    held = read_json(index).get("weight_map")
+    names = list(held.values()) if isinstance(held, dict) else []
+    for name in names or [held]:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name or not is_weights(name):
+            raise ValueError(f"weight_map of {index} must name weights files beside it, got {str(name)[:80]!r}. Copy it again.")
+    return sorted(set(names))
 
 
 def _of_folder(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 WEIGHT_SUFFIXES = SAFETENSORS_SUFFIXES + PICKLE_SUFFIXES  # in capitals as well
+LONGEST = 300  # characters of an error that another quotes
 
 
 def is_safetensors(path: Path) -> bool:
@@ -91,9 +92,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} must exist, looked in {path.parent.resolve()}. Pass a diffusers folder or a .safetensors file.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value = parse_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path} must be JSON, got something else ({error}). Copy it again.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must be a JSON object, got {type(value).__name__}. Copy it again.")
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value. Raises: ValueError for what is none, in one line, or nests deeper than can be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    except ValueError as error:  # damaged UTF-8 and numbers of thousands of digits too
+        raise ValueError(first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of bounded length; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]

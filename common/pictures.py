@@ -42,7 +42,7 @@ def open_image(path: str | os.PathLike, *, upright: bool = True) -> Image.Image:
     Raises: FileNotFoundError when there is no such file; ValueError when it is not an image, or of floating values.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"image {path.name!r} must exist, looked in {path.parent.resolve()}. Check the path.")
     try:
         with Image.open(path) as image:
@@ -65,7 +65,9 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey, rounded to the nearest value; any other image as it is."""
+    """16-bit grey as 8-bit grey, rounded to the nearest value; LAB as RGB, all that Pillow makes of it; any other image as it is."""
+    if image.mode == "LAB":
+        return image.convert("RGB")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((from_16_bit(image) * 255).round().astype(np.uint8))

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from .checkpoint import load_strictly
+from .checkpoint import load_strictly, size_along
+from .files import first_line
 
 Tensors = dict[str, torch.Tensor]
 
@@ -71,7 +72,7 @@ def convert_unet(tensors: Tensors, path: Path) -> tuple[dict[str, Any], Tensors]
 
     _refuse_other_families(tensors, path)
     found = {name: tensor for name, tensor in tensors.items() if name.startswith(UNET_PREFIX)}
-    config = {**UNET, "in_channels": found[UNET_INPUT].shape[1] if UNET_INPUT in found else 4}
+    config = {**UNET, "in_channels": size_along(found, UNET_INPUT, 1, path) if UNET_INPUT in found else 4}
     return config, _converted(convert_ldm_unet_checkpoint, found, config, path, "UNet")
 
 
@@ -100,7 +101,12 @@ def encode_empty_prompt(tensors: Tensors, path: Path) -> torch.Tensor | None:
 
 def _converted(convert: Callable, found: Tensors, config: dict[str, Any], path: Path, what: str) -> Tensors:
     """Diffusers' conversion drops what it does not know: a parameter lost on the way is another architecture's."""
-    converted = convert(found, config)
+    try:
+        converted = convert(found, config)
+    except Exception as error:  # diffusers looks for parameters by name, and cuts them as if they had their shapes
+        raise ValueError(
+            f"{what} in {path} must be whole, got one that diffusers cannot convert ({type(error).__name__}: {first_line(error)}). Copy it again."
+        ) from error
     if len(converted) != len(found):
         known = {tensor.data_ptr() for tensor in converted.values()}
         lost = sorted(name for name, tensor in found.items() if tensor.data_ptr() not in known)

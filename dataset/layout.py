@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..common.files import written_whole
 COMPOSITES, CANDIDATES, MASKS, REALS = "composite_images", "cand_composite_images", "masks", "real_images"
 TRAIN_LIST, TEST_LIST = "IHD_train.txt", "IHD_test.txt"
 SUFFIXES = (".png", ".jpg")
+LONGEST_NAME = 200  # bytes; file systems take 255, with numbers and suffix
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, with any suffix
 
 
 def composite_name(image: str, mask: str, k: int | str, suffix: str = ".png") -> str:
@@ -29,10 +32,19 @@ def composite_name(image: str, mask: str, k: int | str, suffix: str = ".png") ->
     return f"{image}_{mask}_{k}{suffix}"
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name stays in its folder, hides nothing, and is a file's on every system, Windows with its devices too."""
+    plain = name.splitlines() == [name] and not name.startswith(".") and not any(letter in name for letter in "/\\\0:")  # lists: a name a line
+    return plain and not DEVICE.fullmatch(name) and len(name.encode("utf-8", "surrogateescape")) <= LONGEST_NAME
+
+
 def check_name(name: str, what: str) -> None:
-    """Refuse a name that is empty, hidden, or leads out of its folder. Raises: ValueError."""
-    if name.splitlines() != [name] or name.startswith(".") or any(letter in name for letter in "/\\\0:"):  # lists have a name a line
-        raise ValueError(f"{what} must be a plain file name without / \\ : and not begin with a dot, got {name!r}. Rename it.")
+    """Refuse a name that is empty, hidden, too long, a device's on Windows, or leads out of its folder. Raises: ValueError."""
+    if not is_plain(name):
+        raise ValueError(
+            f"{what} must be a plain file name without / \\ : and not begin with a dot, of at most {LONGEST_NAME} bytes, and no device of "
+            f"Windows, got {name[:80]!r}. Rename it."
+        )
 
 
 def place(source: str | os.PathLike, target: str | os.PathLike) -> None:

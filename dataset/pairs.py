@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..common.files import parse_json
 from ..common.pictures import IMAGE_SUFFIXES
 
 
@@ -84,7 +84,7 @@ def read_list(root: Path, list_file: str) -> list[Pair]:
 def find_pairs(root: Path, list_file: str, folders: DirectoryIndex) -> list[Pair]:
     """As read_list, whether the images exist or not."""
     path = root / list_file
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"list file {list_file!r} must exist, looked in {root.resolve()}. Check data.roots and data.list_file.")
     lines = _lines(path)
     pairs = []
@@ -143,8 +143,8 @@ def _composite_name(line: str, path: Path, number: int) -> str:
     name: object = line
     if path.suffix.lower() == ".jsonl":
         try:
-            name = json.loads(line)["file_name"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+            name = parse_json(line)["file_name"]
+        except (ValueError, KeyError, TypeError):
             name = None
     if not isinstance(name, str):
         raise ValueError(f"line {number} of {path} must be a JSON object with file_name, got {line[:80]!r}. Mend the line.")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..common.files import parse_json
 
 FEWEST_RECORDS = 12
 BINS = 8
@@ -74,9 +75,9 @@ class Calibration:
     def from_json(cls, text: str) -> Calibration:
         """Raises: ValueError for anything but what `to_json` writes."""
         try:
-            found = json.loads(text)
+            found = parse_json(text)
             values, count = [tuple(map(float, found[name])) for name in ("change", "factor", "floor")], int(found["count"])
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"calibration must be JSON with change, factor, floor and count, got {text[:80]!r}. Fit it again.") from error
         return cls(*values, count=count)
 

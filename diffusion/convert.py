@@ -65,11 +65,11 @@ def find_sources(source: str | os.PathLike, direction: str | None = None) -> Sou
     """
     given = source
     source = local_path(given, layout.INVERSE_MODELS if direction == "invert" else layout.ARCHIVE)
-    if source.is_file() or (source / layout.CONFIG).is_file():
+    if os.path.isfile(source) or os.path.isfile(source / layout.CONFIG):
         parts = _parts_in(source)
         # of a UNet on the Hub, what its empty prompt is computed with is fetched too
         return Sources(**dict.fromkeys(parts, local_path(given, layout.UNET) if "unet" in parts else source))
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise FileNotFoundError(f"folder {source.name!r} must exist, looked in {source.parent.resolve()}. Check the path.")
     if source.name == "inverse" and not (source / "unet").is_dir():
         return _find_inverse(source, source.parent)

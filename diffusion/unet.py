@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from ..common import sd_checkpoint
 from ..common.checkpoint import PROMPT_KEY, Checkpoint, load_strictly, open_model, read_checkpoint, require_kind, write_checkpoint
 from ..common.direction import check_direction
-from ..common.files import read_json
+from ..common.files import parse_json, read_json
 from ..common.sd_checkpoint import PROMPT_LENGTH
 from ..common.weights.layout import PROMPT_FILE, SCHEDULER_FILE, UNET
 from .calibration import Calibration
@@ -214,8 +214,8 @@ def attach(
 
 def _whole_numbers(text: str, name: str) -> tuple[int, ...]:
     try:
-        numbers = json.loads(text)
-    except json.JSONDecodeError:
+        numbers = parse_json(text)
+    except ValueError:
         numbers = None
     if not isinstance(numbers, list) or not all(type(number) is int and number > 0 for number in numbers):
         raise ValueError(f"{name} of a UNet must be whole numbers above 0, as JSON, got {text[:80]!r}. Write the file again.")

@@ -104,8 +104,8 @@ def _methods(folders: list[Path], baselines: list[str]) -> list[Method]:
 
 
 def _read_pairs(root: Path, list_file: str | os.PathLike) -> list[Pair]:
-    if (root / list_file).is_file():
+    if os.path.isfile(root / list_file):
         return read_list(root, str(list_file))
-    if Path(list_file).is_file():
+    if os.path.isfile(list_file):
         return read_list(root, str(Path(list_file).resolve()))
     raise FileNotFoundError(f"list file {str(list_file)!r} must exist, looked in {root.resolve()} and {Path.cwd()}. Check data and list.")

@@ -20,6 +20,7 @@ from ..common.checkpoint import (
     metadata_tensor,
     open_model,
     require_kind,
+    size_along,
     write_checkpoint,
 )
 from ..common.direction import check_direction
@@ -103,7 +104,7 @@ def infer_config(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
     """
     widths = []
     while (name := f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.weight") in tensors:
-        widths.append(tensors[name].shape[0])
+        widths.append(size_along(tensors, name, 0, path))
     if widths != sd_checkpoint.VAE["block_out_channels"]:
         raise ValueError(
             f"{path} must come with its config (in its metadata, or config.json beside it) unless its widths are Stable Diffusion's, "
@@ -111,7 +112,7 @@ def infer_config(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
         )
     return {
         **sd_checkpoint.VAE,
-        "latent_channels": tensors["decoder.conv_in.weight"].shape[1],
+        "latent_channels": size_along(tensors, "decoder.conv_in.weight", 1, path),
         "use_quant_conv": "quant_conv.weight" in tensors,
         "use_post_quant_conv": "post_quant_conv.weight" in tensors,
     }
@@ -136,7 +137,7 @@ def _with_current_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
         owner, _, last = head.rpartition(".")
         if ".attentions." in name and last in DEPRECATED_ATTENTION_NAMES:
             name = f"{owner}.{DEPRECATED_ATTENTION_NAMES[last]}.{parameter}"
-            if tensor.ndim == 4:
+            if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
                 tensor = tensor[:, :, 0, 0]
         renamed[name] = tensor
     return renamed

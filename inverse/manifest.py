@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ..common.files import read_json
-from ..dataset.layout import COMPOSITES
+from ..common.files import parse_json, read_json
+from ..dataset.layout import COMPOSITES, is_plain
 
 MANIFEST = "candidates.jsonl"
 NEEDED = {"file_name": str, "real": str, "mask": str, "k": int}
@@ -55,7 +55,7 @@ def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
                     f"{line[:80].decode(errors='replace')!r}. Delete the file: diffharmony generate writes it again."
                 )
             for name in (record["file_name"], record["real"], record["mask"]):
-                if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+                if not all(map(is_plain, name.split("/"))):
                     raise ValueError(f"paths in line {number} of {path} must stay in its folder, got {name!r}. Mend the line.")
             yield record
 
@@ -98,7 +98,7 @@ def as_line(record: dict[str, Any]) -> str:
 def parse_line(line: bytes, needed: dict[str, Any]) -> dict[str, Any] | None:
     """None for what is no JSON object with all that is needed. needed: name -> type, or union of types."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     found = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in needed.items())

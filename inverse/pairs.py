@@ -53,8 +53,8 @@ def save_pair(
     """
     for what, part in (("dataset", dataset), ("subset", subset), ("name", name)):
         check_name(part, what)
-        if part != part.strip():
-            raise ValueError(f"{what} must not begin or end with a space, got {part!r}. Rename it.")
+        if part != part.strip(" ."):  # Windows drops both at a name's end
+            raise ValueError(f"{what} must not begin or end with a space or dot, got {part!r}. Rename it.")
     _check_images(composites, mask, real)
     root = Path(output) / dataset
     reals, masks, places = (root / subset / kind for kind in (REALS, MASKS, COMPOSITES))

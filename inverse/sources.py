@@ -102,7 +102,7 @@ def _source(root: Path, subset: Path, mask_file: Path, folders: DirectoryIndex) 
 
 def list_path(root: Path, list_file: str) -> str:
     """A list by its name in the data set's folder, else by its path, as `find_pairs` takes it."""
-    return list_file if (root / list_file).is_file() or not Path(list_file).is_file() else str(Path(list_file).resolve())
+    return list_file if os.path.isfile(root / list_file) or not os.path.isfile(list_file) else str(Path(list_file).resolve())
 
 
 def only_named(names: Iterable[str], sources: Sequence[Source]) -> list[tuple[Source, list[int]]]:

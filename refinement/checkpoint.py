@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..common.checkpoint import Checkpoint, load_strictly, open_model, require_kind, write_checkpoint
+from ..common.checkpoint import Checkpoint, load_strictly, open_model, require_kind, size_along, write_checkpoint
 from ..common.weights import layout
 from .model import STAGE_SIZE, HarmonyRefinement
 
@@ -64,10 +64,10 @@ def infer_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     tensors, widths = checkpoint.tensors, []
     while (name := f"down_blocks.{len(widths)}.resnets.0.conv1.weight") in tensors:
-        widths.append(tensors[name].shape[0])
+        widths.append(size_along(tensors, name, 0, checkpoint.path))
     if tuple(widths) not in PUBLISHED_WIDTHS:
         raise ValueError(
             f"{checkpoint.path} must come with its config (in its metadata, or config.json beside it) unless its widths are one of the "
             f"authors' {PUBLISHED_WIDTHS}, got none and widths {tuple(widths)}. Pass the diffusers folder, or save it with save_refinement."
         )
-    return {**PUBLISHED, "block_out_channels": widths, "in_channels": tensors["conv_in.weight"].shape[1]}
+    return {**PUBLISHED, "block_out_channels": widths, "in_channels": size_along(tensors, "conv_in.weight", 1, checkpoint.path)}

@@ -54,7 +54,7 @@ def local_path(path: str | os.PathLike, layout: Layout, *, prompt: bool = True) 
     Raises: as `fetch`; FileNotFoundError for what is neither a path nor pinned.
     """
     path = Path(path)
-    hub_id = None if path.exists() else parse_hub_id(path.as_posix())
+    hub_id = None if os.path.exists(path) else parse_hub_id(path.as_posix())
     if hub_id is None:
         return path
     if hub_id.revision is None:

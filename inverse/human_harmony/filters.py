@@ -7,6 +7,7 @@ foreground's share of the image, which is small for a single shoe and nearly eve
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def read_keep_list(path: Path) -> frozenset[str]:
 
     Raises: FileNotFoundError for a missing file; ValueError for one without names, or that is not UTF-8.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"keep list {path.name!r} must exist, looked in {path.parent.resolve()}. Check --keep-list.")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ class Table:
     """
 
     def __init__(self, path: Path, *, with_classes: bool = False):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"table {path.name!r} must exist, looked in {path.parent.resolve()}. Check --csv.")
         self.path = path
         csv.field_size_limit(sys.maxsize)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import zipfile
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...common.files import not_written, written_whole
+from ...common.files import not_written, parse_json, written_whole
 from .ema import Weights
 from .sharding import load_optimizer, optimizer_state, part, whole
 
@@ -125,11 +124,11 @@ def clear_log_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if parse_json(line)["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue  # a line cut off by the kill, or damaged otherwise
     with written_whole(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
