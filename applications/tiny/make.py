@@ -27,8 +27,8 @@ from ...train.config import DataConfig, OptimConfig, RunConfig
 
 logger = logging.getLogger("diffharmony")
 UNET_STEPS = (5500, 2200, 6000)
-REAL_STEPS = (6000, 3300, 13000)
-REAL_CROPS, MORE_CROPS = (1400, 1094), (2400, 3600)  # of the installed photographs, of those in `photos`
+REAL_STEPS = (6000, 3300, 13000, 6500, 6500)
+REAL_CROPS, MORE_CROPS, LARGE_CROPS, LAST_CROPS = (1400, 1094), (2400, 3600), (700, 1350), 1800  # of the installed photographs, of those in `photos`
 VALIDATION_SHARE = 0.1  # of either, by picture: calibration and settings are judged on them
 HARMONY_VAE_STEPS = (1500, 700)
 INVERSE_UNET_STEPS = 3000
@@ -64,8 +64,8 @@ def make_data(family: TinyFamily) -> None:
 
 
 def make_real_data(family: TinyFamily) -> None:
-    """Photographs relit as light changes; then several times as many, each mask relit three times; and a tenth of the photographs as
-    validation sets."""
+    """Photographs relit as light changes; then several times as many, each mask relit three times; then, for training at 256 px, photographs
+    relit and installed pictures recoloured; and a tenth of the photographs as validation sets."""
     from ...synthetic.dataset import write_training_set
     from ...synthetic.own_photographs import is_held_out, own_photographs
     from ...synthetic.photographs import find_photographs
@@ -78,6 +78,8 @@ def make_real_data(family: TinyFamily) -> None:
     trained = tuple(photograph for photograph in installed if photograph not in held)
     write_training_set(family.work / "real", photo_crops=REAL_CROPS[0], seed=10, photographs=trained, smallest_crop=0.5, **common)
     write_training_set(family.work / "real-more", photo_crops=MORE_CROPS[0], seed=32, photographs=trained, smallest_crop=0.5, **more)
+    large = {**more, "light": "recolour"}
+    write_training_set(family.work / "recoloured", photo_crops=LARGE_CROPS[0], seed=42, photographs=trained, smallest_crop=0.5, **large)
     write_real_test_set(family.work / "real-validation", held, composites=3, seed=5)
     if family.photos is not None:
         trained, held = (own_photographs(family.photos, held_out=VALIDATION_SHARE, test=test) for test in (False, True))
@@ -86,6 +88,12 @@ def make_real_data(family: TinyFamily) -> None:
         )
         write_training_set(
             family.work / "real-photos-more", photo_crops=MORE_CROPS[1], seed=31, photographs=trained, smallest_crop=0.6, **more
+        )
+        write_training_set(
+            family.work / "real-photos-large", photo_crops=LARGE_CROPS[1], seed=41, photographs=trained, smallest_crop=0.6, **more
+        )
+        write_training_set(
+            family.work / "real-photos-last", photo_crops=LAST_CROPS, seed=51, photographs=trained, smallest_crop=0.6, **more
         )
         write_real_test_set(family.work / "real-photos-validation", held, composites=4, seed=6)
 
@@ -144,7 +152,7 @@ def train_unet(family: TinyFamily) -> None:
 def train_real_unet(family: TinyFamily) -> None:
     """The UNet further, on photographs in real light: on the change of light that its predictions stand for, most of all on the first,
     which is a mean over all that the real image may be. Then on more photographs, and on several times as many composites, the learning
-    rate falling to nothing each time."""
+    rate falling to nothing each time; last at 256 px, at which it works."""
     preset = unet.PRESETS["tiny"][1]
     first = replace(
         preset,
@@ -161,19 +169,21 @@ def train_real_unet(family: TinyFamily) -> None:
         run=replace(preset.run, out=family.work / "unet-real-first", seed=3),
     )
     trained = unet.main(first)
-    for out, steps, folders, weights, changes in (
-        ("unet-real-second", REAL_STEPS[1], ("real-photos", "real"), (2.0, 1.0), {}),
-        ("unet-real", REAL_STEPS[2], ("real-photos-more", "real-more"), (1.5, 1.0), {"first_timesteps": 0.8}),
+    for out, steps, folders, weights, size, first_timesteps in (
+        ("unet-real-second", REAL_STEPS[1], ("real-photos", "real"), (2.0, 1.0), 128, 0.7),
+        ("unet-real-third", REAL_STEPS[2], ("real-photos-more", "real-more"), (1.5, 1.0), 128, 0.8),
+        ("unet-real-fourth", REAL_STEPS[3], ("real-photos-large", "recoloured"), (2.0, 0.55), 256, 0.8),
+        ("unet-real", REAL_STEPS[4], ("real-photos-large", "recoloured", "real-photos-last"), (1.0, 0.55, 1.6), 256, 0.8),
     ):
         if family.photos is None:
-            folders, weights = folders[1:], ()
+            folders, weights = tuple(folder for folder in folders if "photos" not in folder), ()
         further = replace(
             first,
             init=Path(trained["checkpoint"]),
-            data=replace(first.data, roots=tuple(family.work / folder for folder in folders), weights=weights),
-            optim=replace(first.optim, schedule="cosine", steps=steps),
+            first_timesteps=first_timesteps,
+            data=replace(first.data, roots=tuple(family.work / folder for folder in folders), weights=weights, size=size),
+            optim=replace(first.optim, schedule="cosine", steps=steps, **({"learning_rate": 3e-4, "batch_size": 8} if size == 256 else {})),
             run=replace(first.run, out=family.work / out),
-            **changes,
         )
         trained = unet.main(further)
 
