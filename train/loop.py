@@ -86,7 +86,7 @@ def fit(
     bad_images: files that were left out of it. Returns checkpoint, steps, loss, and these as "skipped". A killed run goes on from the
     newest state in `run.out` when called again.
     Raises: FloatingPointError with the batch's names when the loss is not finite, and when gradients overflow step after step;
-    RuntimeError when another run is under way in `run.out`, or a process that reads images died; OSError when the disk is full;
+    RuntimeError when another run is under way in `run.out`; ReaderDied; OSError when the disk is full;
     ValueError for what this machine or accelerate's configuration does not go together with.
     """
     run.out.mkdir(parents=True, exist_ok=True)
@@ -94,14 +94,6 @@ def fit(
     try:
         with accelerated(optim, run) as accelerator:
             steps, loss = _fit(accelerator, task, dataset, optim, run, workers, summary, validation)
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        # torch raises it in whatever is being done
-        raise RuntimeError(
-            f"processes that read images must live, got one that died ({error}). The machine may be out of memory: lower data.workers, and "
-            "run the same command again, which goes on from the last state."
-        ) from error
     finally:
         let_go(run.out)
     checkpoint = str(run.out / task.checkpoint_name)

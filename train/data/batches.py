@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -12,6 +17,7 @@ from ...dataset.pairs import BadImage
 from .crops import Crop
 
 IMAGES = ("composite", "real")
+DYING = 10  # seconds that a killed process may take to end
 
 
 def to_uint8_batch(crops: list[Crop]) -> dict[str, Any]:
@@ -38,11 +44,19 @@ def to_float_batch(packed: dict[str, Any], device: torch.device | None = None) -
     return batch
 
 
+class ReaderDied(RuntimeError):
+    """A process that reads images died."""
+
+
+class _Gone(BaseException):
+    """The same, while torch waits for it: no Exception, which torch would catch, to wait for a lock that the dead one may hold."""
+
+
 class BatchLoader:
     """The batches of a dataset, read by other processes ahead of time.
 
     The dataset makes them by `pack(indices)` (see `to_uint8_batch` above), or is one of single samples, which are then collated.
-    Iterating raises BadImage for an image that cannot be read.
+    Iterating raises BadImage for an image that cannot be read; ReaderDied when one of the processes died, and ends the others.
     """
 
     def __init__(self, dataset: Dataset, batches: Iterable[list[int]], workers: int, device: torch.device | None = None):
@@ -51,15 +65,80 @@ class BatchLoader:
             _Packed(dataset), sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
+        self._readers: list[BaseProcess] = []
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for packed in self._loader:
+        batches = self._from_readers(lambda: iter(self._loader))
+        self._readers = batches._workers if self._loader.num_workers else []
+        while (packed := self._from_readers(lambda: next(batches, None))) is not None:
             if "bad_image" in packed:
                 raise BadImage(*packed["bad_image"])
             yield to_float_batch(packed, self.device)
+
+    def _from_readers(self, take: Callable[[], Any]) -> Any:
+        """What `take` gets from them. Raises: ReaderDied, whatever torch raises then."""
+        try:
+            with _child_ends(self._check):
+                self._check()
+                return take()
+        except (Exception, _Gone) as error:
+            # a dying reader's connections end a little before it does
+            if not (dead := self._dead(DYING if isinstance(error, (ConnectionError, EOFError)) else 0)):
+                raise
+            self._end()
+            how = ", ".join(f"process {reader.pid}: {_how(reader.exitcode)}" for reader in dead)
+            raise ReaderDied(
+                f"processes that read images must live, got one that died ({how}). The machine may be out of memory (SIGKILL) or of shared "
+                "memory (SIGBUS): lower data.workers, and run the same command again."
+            ) from error
+
+    def _dead(self, patience: float = 0) -> list[BaseProcess]:
+        """The readers that died, waiting so many seconds for one to do so."""
+        ended = wait([reader.sentinel for reader in self._readers], patience) if self._readers else []
+        return [reader for reader in self._readers if reader.sentinel in ended]
+
+    def _check(self) -> None:
+        if self._dead():
+            raise _Gone
+
+    def _end(self) -> None:
+        for reader in self._readers:
+            reader.kill()
+        for reader in self._readers:
+            reader.join(DYING)
+        # torch's own way to end readers waits for locks, which a killed one may hold: it shall not come to it
+        _NEVER_SHUT_DOWN.append(self._loader)
+
+
+_NEVER_SHUT_DOWN: list[DataLoader] = []
+
+
+@contextmanager
+def _child_ends(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` when a child process ends, and no longer after it. Whatever torch sets to be called is undone: it raises when a reader
+    dies, in whatever is being done then."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+
+    def ended(*arguments: Any) -> None:
+        if callable(before):
+            before(*arguments)
+        check()
+
+    signal.signal(signal.SIGCHLD, ended)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _how(exit_code: int | None) -> str:
+    return signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit status {exit_code}"
 
 
 class _Packed(Dataset):

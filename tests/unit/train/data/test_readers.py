@@ -1,0 +1,90 @@
+"""A loader's process that dies, at any moment: one error, where batches are taken, and no process is left."""
+
+import gc
+import os
+import signal
+import sys
+import threading
+
+import pytest
+import torch
+
+from diffharmony.train.data.batches import ReaderDied, make_loader
+
+TOLD = r"processes that read images must live, got one that died \(process {}: SIGKILL\)\. The machine may be out of memory .* lower data.workers"
+
+
+class Batches(torch.utils.data.Dataset):
+    """Packed batches that hold their reader's process id, and what `extra` makes."""
+
+    def __init__(self, extra=lambda index: None):
+        self.extra = extra
+
+    def pack(self, indices):
+        return {"seed": torch.tensor([os.getpid()]), "name": [str(index) for index in indices], "extra": self.extra(indices[0])}
+
+
+class Reset:
+    """Comes to the other process as a connection that the reader's death has reset, a moment before the reader is gone."""
+
+    def __reduce__(self):
+        return _reset, (os.getpid(),)
+
+
+def _reset(reader):
+    threading.Timer(0.3, os.kill, (reader, signal.SIGKILL)).start()
+    raise ConnectionResetError(104, "Connection reset by peer")
+
+
+def die_with_the_lock(index):
+    """What torch asks once per batch is asked under a lock, which a killed reader keeps."""
+    if index != 3:
+        return
+    frame = sys._getframe()
+    while "done_event" not in frame.f_locals:
+        frame = frame.f_back
+    frame.f_locals["done_event"]._cond.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def gone(readers):
+    return not any(os.path.exists(f"/proc/{reader}") for reader in readers)
+
+
+@pytest.mark.parametrize("extra", [lambda index: Reset() if index == 3 else None, die_with_the_lock], ids=["a reset connection", "a lock"])
+@pytest.mark.timeout(60)
+def test_whatever_torch_meets_it_is_one_error_and_ends_all_of_them(extra):
+    loader, readers = make_loader(Batches(extra), [[index] for index in range(50)], 2), set()
+    with pytest.raises(ReaderDied, match=TOLD.format(r"\d+")):
+        for batch in loader:
+            readers.add(batch["seed"].item())
+    assert readers and gone(readers)
+    del loader, batch
+    gc.collect()  # torch's iterator ends with them, or waits forever
+
+
+def test_it_is_told_where_batches_are_taken_and_nowhere_else():
+    before = signal.getsignal(signal.SIGCHLD)
+    loader = make_loader(Batches(), [[index] for index in range(50)], 2)
+    batches = iter(loader)
+    readers = [next(batches)["seed"].item() for _ in range(2)]
+    assert len(set(readers)) == 2
+    os.kill(readers[1], signal.SIGKILL)
+    while open(f"/proc/{readers[1]}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        pass
+    assert signal.getsignal(signal.SIGCHLD) == before
+    with pytest.raises(ReaderDied, match=TOLD.format(readers[1])):
+        list(batches)  # some are read already, and its last thread may still be ending
+    assert gone(readers)
+    with pytest.raises(ReaderDied, match="processes that read images must live"):  # it cannot go on
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_data_set_stays_what_it_is(workers):
+    def extra(index):
+        raise ConnectionRefusedError("the share is away") if index else ValueError("a defect")
+
+    for index, kind, message in ((0, ValueError, "a defect"), (1, ConnectionRefusedError, "the share is away")):
+        with pytest.raises(kind, match=message):
+            next(iter(make_loader(Batches(extra), [[index]], workers)))
