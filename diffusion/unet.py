@@ -29,7 +29,7 @@ IN_CHANNELS = 9
 NARROW_CHANNELS = 4  # a text-to-image UNet's
 OUT_CHANNELS = 4
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-HOW_TO_BAKE = "Bake it in with: diffharmony convert FOLDER --text-encoder FOLDER --tokenizer FOLDER --out FOLDER"
+HOW_TO_BAKE = "Bake it in with: diffharmony convert FOLDER --text-encoder FOLDER --tokenizer FOLDER --out FOLDER."
 
 
 def load_unet(

@@ -297,4 +297,4 @@ def test_convert_runs_as_a_command(here, capsys):
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (report["direction"], Path(report["unet"]).name) == ("invert", "inverse_unet.safetensors")
     assert main(["convert", "models/nowhere", "--out", "models"]) == 1
-    assert "must exist" in capsys.readouterr().err.splitlines()[-1]
+    assert "models/nowhere must be a file or folder that exists, or a model on the Hub" in capsys.readouterr().err.splitlines()[-1]

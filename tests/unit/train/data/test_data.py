@@ -72,7 +72,7 @@ class TestLists:
         isfile = os.path.isfile
         monkeypatch.setattr(os.path, "isfile", lambda path: asked.append(path) or isfile(path))
         HarmonizationDataset(config_of(root), 0)
-        assert not asked
+        assert asked == [root / "IHD_train.txt"]
 
 
 class TestStream:
