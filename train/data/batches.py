@@ -109,11 +109,8 @@ class BatchLoader:
             reader.kill()
         for reader in self._readers:
             reader.join(DYING)
-        # torch's own way to end readers waits for locks, which a killed one may hold: it shall not come to it
-        _NEVER_SHUT_DOWN.append(self._loader)
-
-
-_NEVER_SHUT_DOWN: list[DataLoader] = []
+        # torch's own way to end readers waits for locks, which a killed one may hold: it shall take them for ended
+        self._loader._iterator._shutdown = True
 
 
 @contextmanager
