@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..common.images import resize_image
-from ..common.masks import same_batch, warn_if_dull
+from ..common.masks import LEVEL, ROUNDING, same_batch, warn_if_dull
 from . import host_images
 from .loaders import CATEGORY, facts_of
 
@@ -58,7 +58,7 @@ def transfer(
 
 def with_exact_background(planes: torch.Tensor, relit: torch.Tensor, mask: torch.Tensor, strength: float, paste_background: bool) -> torch.Tensor:
     """IMAGE [B,H,W,3] of [B,3,H,W], 0..1, with what did not change as it was: the way to -1..1 and back rounds, and the host cuts 8 bits off."""
-    kept = mask == 0 if paste_background else torch.zeros_like(mask, dtype=torch.bool)
+    kept = mask <= LEVEL + ROUNDING if paste_background else torch.zeros_like(mask, dtype=torch.bool)
     return host_images.to_image(torch.where(kept if strength else torch.ones_like(kept), planes, relit))
 
 

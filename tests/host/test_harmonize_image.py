@@ -237,4 +237,4 @@ def test_the_demos_photograph_gets_closer_to_the_real_one(run, tiny):
     harmonized = Image.fromarray(run(tiny).images["conditional"][0])
     real, mask, composite = (Image.open(DEMO / f"{name}.png") for name in ("real", "mask", "composite"))
     before, after = (measure(picture, real, mask, size=None, real_background=False) for picture in (composite, harmonized))
-    assert after.fmse < 0.75 * before.fmse
+    assert after.fmse < 0.9 * before.fmse
