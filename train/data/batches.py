@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from ...dataset.pairs import BadImage
 from .crops import Crop
@@ -109,8 +110,13 @@ class BatchLoader:
             reader.kill()
         for reader in self._readers:
             reader.join(DYING)
-        # torch's own way to end readers waits for locks, which a killed one may hold: it shall take them for ended
-        self._loader._iterator._shutdown = True
+        # torch's own way to end readers waits for locks, which a killed one may hold: it shall take them for ended, and forget them, as an
+        # iterator made later may have this one's id
+        iterator = self._loader._iterator
+        iterator._shutdown = True
+        if iterator._worker_pids_set:
+            iterator._worker_pids_set = False
+            _remove_worker_pids(id(iterator))
 
 
 @contextmanager

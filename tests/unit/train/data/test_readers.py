@@ -8,6 +8,7 @@ import threading
 
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from diffharmony.train.data.batches import ReaderDied, make_loader
 
@@ -59,6 +60,9 @@ def test_whatever_torch_meets_it_is_one_error_and_ends_all_of_them(extra):
         for batch in loader:
             readers.add(batch["seed"].item())
     assert readers and gone(readers)
+    key = id(loader._loader._iterator)
+    with pytest.raises(ValueError, match="Cannot find worker information"):  # an iterator made later may have its id
+        signal_handling._remove_worker_pids(key)
     del loader, batch
     gc.collect()  # torch's iterator ends with them, or waits forever
 
