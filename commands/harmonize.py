@@ -210,19 +210,20 @@ def _report(config: HarmonizeConfig, unet, written: list[dict[str, Any]], steps:
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Frames(Sequence):
-    """The frames' images and masks, read when asked for."""
+    """The frames' images and masks, read when asked for; the picture that was asked for last."""
 
     jobs: list[Job]
     config: HarmonizeConfig
+    last: Picture | None = None
 
     def __len__(self) -> int:
         return len(self.jobs)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        picture = _read(self.jobs[index], self.config, empty=True)
-        return picture.shown, picture.mask
+        self.last = _read(self.jobs[index], self.config, empty=True)
+        return self.last.shown, self.last.mask
 
 
 def _write_frames(config: HarmonizeConfig, jobs: list[Job], outs: list[list[Path]], vae, unet, steps: int, refinement) -> list[dict[str, Any]]:
@@ -238,7 +239,7 @@ def _write_frames(config: HarmonizeConfig, jobs: list[Job], outs: list[list[Path
             refinement=refinement, progress=lambda done, total: bar.update(),
         )  # fmt: skip
         for index, harmonized in enumerate(found):
-            written.append(_write(jobs[index], outs[index], _read(jobs[index], config, empty=True), harmonized, config, [config.seed], None, unet.sizes))
+            written.append(_write(jobs[index], outs[index], frames.last, harmonized, config, [config.seed], None, unet.sizes))
     return written
 
 
