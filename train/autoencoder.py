@@ -31,6 +31,7 @@ from .run.resume import take
 from .validation import psnr, validation_of
 
 SCALING_FACTOR = 0.18215  # Stable Diffusion's; the latents are brought to it, so that hosts need no other
+WHITENED_OVER = 256  # images
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,6 @@ def _finish(path: Path, config: AutoencoderTraining, pairs: Collection[Pair], tr
     trained = load_vae(path)
     views, pairs = HarmonizationDataset(replace(config.data, size=256, sizes=(), min_crop=0.5), config.run.seed + 1), set(pairs)
     views = views.only(index for index, pair in enumerate(views.pairs) if pair in pairs)
-    batches = [list(range(start, start + 8)) for start in range(0, 256, 8)]
+    batches = [list(range(start, start + 8)) for start in range(0, WHITENED_OVER, 8)]
     whiten_latents(trained, (batch["composite"] for batch in make_loader(views, batches, config.data.workers)))
     save_autoencoder(trained, path, training=training, dtype=torch.float32)

@@ -153,8 +153,13 @@ def work(tmp_path_factory):
     return tmp_path_factory.mktemp("miniature")
 
 
-def test_the_miniature_trains_its_cells_and_says_so(work, tmp_path):
-    setting = make_setting("table5", MINI, work)
+@pytest.fixture(scope="module")
+def table5(work):
+    return make_setting("table5", MINI, work)
+
+
+def test_the_miniature_trains_its_cells_and_says_so(work, table5, tmp_path):
+    setting = table5
     names = [row.method.vae for row in TABLES["table5"].rows]
     assert set(names) <= set(setting.models[0]) | set(setting.failed[0])
     zero, random = (load_harmony_vae(setting.models[0][f"table5_{start}_encoder_and_decoder"]) for start in ("zero", "random"))
@@ -162,13 +167,13 @@ def test_the_miniature_trains_its_cells_and_says_so(work, tmp_path):
     assert 0 < sizes[0] < 0.01 < sizes[1]
     stamp = setting.models[0][names[0]].stat().st_mtime_ns
     assert make_setting("table5", MINI, work).models[0][names[0]].stat().st_mtime_ns == stamp
-    result = run_table(TABLES["table5"], setting, tmp_path / "out", state=PartialState(cpu=True))
+    result = run_table(TABLES["table5"], replace(setting, limit=1), tmp_path / "out", state=PartialState(cpu=True))
     assert "MINIATURE" in markdown(result) and all(math.isfinite(row["figures"]["PSNR"]) for row in result["rows"])
     assert result["rows"][0]["remark"] == ""
 
 
-def test_table_4_trains_its_refinement_stages_on_table_5s_harmony_vae(work, tmp_path):
-    before = make_setting("table5", MINI, work).models[0]["table5_zero_encoder_and_decoder"]
+def test_table_4_trains_its_refinement_stages_on_table_5s_harmony_vae(work, table5, tmp_path):
+    before = table5.models[0]["table5_zero_encoder_and_decoder"]
     stamp = before.stat().st_mtime_ns
     setting = make_setting("table4", MINI, work)
     assert setting.models[0]["harmony_vae"] == before and before.stat().st_mtime_ns == stamp

@@ -67,13 +67,13 @@ def test_each_command_has_help_with_examples(work, command):
     assert "Examples:" in done.stdout and f"diffharmony {command} " in done.stdout and "--out" in done.stdout
 
 
-def test_harmonize_writes_the_image_and_says_so_in_json(work):
-    done = run("harmonize", "composite.png", "mask.png", "--out", "out.png", "--seed", 3, "--json", *MODELS, folder=work)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+def test_harmonize_writes_the_image_and_says_so_in_json(here, capsys):
+    assert main(["harmonize", "composite.png", "mask.png", "--out", "out.png", "--seed", "3", "--json", *MODELS]) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
     assert (report["out"], report["width"], report["height"], report["seed"]) == ("out.png", 70, 50, 3)
-    assert "5/5" in done.stderr
-    before, after, mask = (np.asarray(Image.open(work / name)) for name in ("composite.png", "out.png", "mask.png"))
+    assert "5/5" in printed.err
+    before, after, mask = (np.asarray(Image.open(name)) for name in ("composite.png", "out.png", "mask.png"))
     assert after.shape == before.shape
     assert np.array_equal(after[mask == 0], before[mask == 0])
     assert not np.array_equal(after[mask == 255], before[mask == 255])

@@ -101,8 +101,7 @@ def test_moments_of_parts_are_those_of_the_whole_far_from_zero():
     torch.testing.assert_close(merged.scatter / merged.count, exact.var(-1, correction=0), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize(("name", "mask_name"), [("composite", "mask"), ("pasted", "pasted_mask")])
-@pytest.mark.parametrize(("size", "tile"), [((256, 384), 256), ((344, 512), 128)])
+@pytest.mark.parametrize(("name", "mask_name", "size", "tile"), [("composite", "mask", (344, 512), 128), ("pasted", "pasted_mask", (256, 384), 256)])
 @torch.no_grad()
 def test_bounded_tiles_converge_on_a_photograph(name, mask_name, size, tile):
     vae = load_harmony_vae(ROOT / "assets/tiny/harmony_vae.safetensors")

@@ -126,7 +126,7 @@ def test_train_vae_on_the_unets_own_latents(root, base, tmp_path):
     assert again["steps"] == 4
 
 
-def test_train_autoencoder_whitens_without_changing_the_decode(root, tmp_path):
+def test_train_autoencoder_whitens_without_changing_the_decode(root, tmp_path, monkeypatch):
     dataset = HarmonizationDataset(DataConfig(roots=(root,), size=32), 0)
     images = torch.stack([dataset[counter]["real"] for counter in range(6)])
     plain = small_vae()
@@ -143,8 +143,10 @@ def test_train_autoencoder_whitens_without_changing_the_decode(root, tmp_path):
         run=RunConfig(out=tmp_path / "run", samples=2, validation_list="IHD_train.txt", validation_images=4),
         block_out_channels=(32, 32, 32, 32),
     )  # fmt: skip
+    monkeypatch.setattr(autoencoder, "WHITENED_OVER", 16)
     path = Path(autoencoder.main(config)["checkpoint"])
     trained = load_vae(path)
+    assert read_checkpoint(path).training["whitened"] and (trained.quant_conv.bias[4:] == -6).all()
     assert type(trained) is AutoencoderKL and trained.config.norm_num_groups == 8
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["validation_psnr"] > 0
     saved = path.read_bytes()

@@ -61,8 +61,8 @@ class TestValidation:
         errors = (decoded.clamp(-1, 1) / 2 - batch["real"] / 2).square().flatten(1).mean(1).numpy()
         assert found[4] == pytest.approx(np.mean(-10 * np.log10(errors)), rel=1e-5)
         assert losses[4] == pytest.approx((decoded - batch["real"]).square().mean().item(), rel=1e-4)
-        plain = vae.main(vae_config(root, base, tmp_path / "plain"))["checkpoint"]
-        assert all(torch.equal(tensor, load_harmony_vae(plain).state_dict()[name]) for name, tensor in trained.state_dict().items())
+        plain = load_harmony_vae(vae.main(vae_config(root, base, tmp_path / "plain"))["checkpoint"]).state_dict()
+        assert all(torch.equal(tensor, plain[name]) for name, tensor in trained.state_dict().items())
 
     def test_of_a_unet_samples(self, root, base, tmp_path):
         config = with_validation(unet_config(root, base, tmp_path / "run", cached_views=1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data._utils import signal_handling
 
+from diffharmony.train.data import batches
 from diffharmony.train.data.batches import ReaderDied, make_loader
 
 TOLD = r"processes that read images must live, got one that died \(process {}: SIGKILL\)\. The machine may be out of memory .* lower data.workers"
@@ -70,22 +71,24 @@ def test_whatever_torch_meets_it_is_one_error_and_ends_all_of_them(extra):
 def test_it_is_told_where_batches_are_taken_and_nowhere_else():
     before = signal.getsignal(signal.SIGCHLD)
     loader = make_loader(Batches(), [[index] for index in range(50)], 2)
-    batches = iter(loader)
-    readers = [next(batches)["seed"].item() for _ in range(2)]
+    taken = iter(loader)
+    readers = [next(taken)["seed"].item() for _ in range(2)]
     assert len(set(readers)) == 2
     os.kill(readers[1], signal.SIGKILL)
     while open(f"/proc/{readers[1]}/stat").read().rpartition(")")[2].split()[0] != "Z":
         pass
     assert signal.getsignal(signal.SIGCHLD) == before
     with pytest.raises(ReaderDied, match=TOLD.format(readers[1])):
-        list(batches)  # some are read already, and its last thread may still be ending
+        list(taken)  # some are read already, and its last thread may still be ending
     assert gone(readers)
     with pytest.raises(ReaderDied, match="processes that read images must live"):  # it cannot go on
         next(iter(loader))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_the_data_set_stays_what_it_is(workers):
+def test_an_error_of_the_data_set_stays_what_it_is(workers, monkeypatch):
+    monkeypatch.setattr(batches, "DYING", 0.1)
+
     def extra(index):
         raise ConnectionRefusedError("the share is away") if index else ValueError("a defect")
 
