@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -118,11 +119,16 @@ def _serve() -> None:
     import torch
     import torch.utils.tensorboard  # noqa: F401
     import transformers.integrations.deepspeed  # noqa: F401  diffusers' EMA asks it something
-    from matplotlib import figure  # noqa: F401
+    import tyro  # noqa: F401
+    from matplotlib.backends import backend_agg  # noqa: F401
+    from PIL import Image
 
+    from diffharmony import __main__  # noqa: F401
     from diffharmony.train import unet, vae  # noqa: F401
 
+    Image.init()
     torch.set_num_threads(1)
+    gc.freeze()  # what is here already is no garbage of a run's
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears ended children away
     print("ready", flush=True)
     for line in sys.stdin:

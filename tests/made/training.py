@@ -29,7 +29,7 @@ def vae_config(root, base, out, **changes):
     config = vae.HarmonyVAETraining(
         init=base, data=DataConfig(roots=(root,), size=32, min_crop=0.7, workers=0),
         optim=OptimConfig(learning_rate=2e-3, batch_size=2, steps=4, ema_decay=0.5),
-        run=RunConfig(out=out, save_every=2, sample_every=2, samples=2),
+        run=RunConfig(out=out, save_every=2, sample_every=4, samples=2),
     )  # fmt: skip
     return replace(config, **changes)
 
@@ -72,7 +72,7 @@ def unet_config(root, base, out, **changes):
     config = unet.UNetTraining(
         vae=base, data=DataConfig(roots=(root,), size=32, workers=0),
         optim=OptimConfig(learning_rate=2e-3, batch_size=2, steps=4, ema_decay=0.5),
-        run=RunConfig(out=out, save_every=2, sample_every=2, samples=2),
+        run=RunConfig(out=out, save_every=2, sample_every=4, samples=2),
         architecture=Architecture(block_out_channels=(32, 64), attention_levels=(False, True)), prediction_type="v_prediction",
     )  # fmt: skip
     return replace(config, **changes)

@@ -107,7 +107,7 @@ class TestValidation:
 
 
 def test_tensorboard_holds_what_the_log_holds(root, base, tmp_path):
-    config = with_validation(vae_config(root, base, tmp_path / "run"))
+    config = with_validation(vae_config(root, base, tmp_path / "run"), sample_every=2)
     vae.main(config)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
     assert {event.step: pytest.approx(event.value) for event in events.Scalars("loss")} == rows(tmp_path / "run", "loss")
