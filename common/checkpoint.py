@@ -18,11 +18,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from .direction import check_direction
 from .files import PICKLE_SUFFIXES, WEIGHT_SUFFIXES, first_line, is_safetensors, parse_json, read_json, written_whole
 from .weights.hub import local_path
-from .weights.layout import CONFIG, FORMS, INVERSE, STEM, Layout, is_weights
+from .weights.layout import CONFIG, FORMS, INVERSE, Layout, is_weights
 from .weights.pickles import read_pickle
 
 KINDS = ("harmony_vae", "autoencoder", "unet", "classifier", "refinement")
 DTYPES = (torch.float16, torch.float32)
+LARGEST_NUMBER = 2**20  # in a config; the largest of a real one is a vocabulary's 49408
 SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # of weights
 METADATA_TENSOR = "diffharmony.metadata"
 PROMPT_KEY = "empty_prompt_embeds"  # of a UNet's file, beside its weights
@@ -68,7 +69,8 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any] | None:
-        return self._json("diffharmony.config") or self._json("config")
+        config = self._json("diffharmony.config") or self._json("config")
+        return None if config is None else _of_a_model(config, self.path)
 
     @property
     def training(self) -> dict[str, Any] | None:
@@ -262,9 +264,11 @@ def _described_by(build: Callable[[], torch.nn.Module], tensors: int, path: Path
         hook.remove()
 
 
-FOLDER_WEIGHTS = tuple(
-    f"{STEM}{name}" for half, kind in FORMS for name in (f"{half}.{kind}", f".{kind}.index{half}.json")
-)
+def _weights_of_folders(layout: Layout) -> list[str]:
+    """The names that a folder's weights may have, the first choice first."""
+    return [
+        f"{stem}{name}" for half, kind in FORMS for stem in layout.stems for name in (f"{half}.{kind}", f".{kind}.index{half}.json")
+    ]
 
 
 def open_model(path: str | os.PathLike, layout: Layout, *, values: bool = True) -> tuple[Checkpoint, dict[str, Any] | None]:
@@ -278,11 +282,11 @@ def open_model(path: str | os.PathLike, layout: Layout, *, values: bool = True) 
     if os.path.isdir(path):
         if not (path / CONFIG).is_file():
             path = next((path / name for name in layout.folders if (path / name / CONFIG).is_file()), path)
-        weights = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
+        weights = next((path / name for name in _weights_of_folders(layout) if (path / name).is_file()), None)
         if weights is None or not (path / CONFIG).is_file():
             found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
             raise FileNotFoundError(
-                f"{layout.what} folder must hold config.json and {STEM}.safetensors or {STEM}.bin, looked in {path.resolve()} and found "
+                f"{layout.what} folder must hold config.json and {layout.stems[0]}.safetensors or {layout.stems[-1]}.bin, looked in {path.resolve()} and found "
                 f"{found}. Pass the folder that holds both."
             )
         if weights.suffix != ".json":
@@ -290,7 +294,7 @@ def open_model(path: str | os.PathLike, layout: Layout, *, values: bool = True) 
         shards = [read_checkpoint(path / name, values=values).tensors for name in _shards(weights)]
         return _of_folder(Checkpoint(weights, {name: tensor for shard in shards for name, tensor in shard.items()}))
     checkpoint = read_checkpoint(path, values=values)
-    if checkpoint.config is None and path.name in FOLDER_WEIGHTS and (path.parent / CONFIG).is_file():
+    if checkpoint.config is None and path.name in _weights_of_folders(layout) and (path.parent / CONFIG).is_file():
         return _of_folder(checkpoint)
     return checkpoint, None
 
@@ -308,7 +312,18 @@ def _shards(index: Path) -> list[str]:
 def _of_folder(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any]]:
     folder = checkpoint.path.absolute().parent
     told = {"diffharmony.direction": "invert"} if folder.parent.name == INVERSE else {}
-    return replace(checkpoint, metadata={**told, **checkpoint.metadata}), read_json(folder / CONFIG)
+    return replace(checkpoint, metadata={**told, **checkpoint.metadata}), _of_a_model(read_json(folder / CONFIG), folder / CONFIG)
+
+
+def _of_a_model(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The config again. Raises: ValueError for a number that no model has, and for which lists of that length would be made."""
+    held: list[tuple[str, Any]] = list(config.items())
+    for name, value in held:  # and what is found in it
+        if isinstance(value, dict | list):
+            held += [(name, one) for one in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise ValueError(f"config of {path} must have whole numbers up to {LARGEST_NUMBER}, got {name!r} with {str(value)[:40]}. Write the file again.")
+    return config
 
 
 def identify(tensors: Collection[str]) -> str | None:

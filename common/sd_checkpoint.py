@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .checkpoint import load_strictly, size_along
 from .files import first_line
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextConfig
 
 Tensors = dict[str, torch.Tensor]
 
@@ -20,6 +23,7 @@ VAE_PREFIX = "first_stage_model."
 UNET_PREFIX = "model.diffusion_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
 UNET_INPUT = f"{UNET_PREFIX}input_blocks.0.0.weight"
+TEXT_LEVEL = "text_model."  # transformers took it out of the names
 TEXT_MARK = f"{TEXT_PREFIX}text_model.embeddings.token_embedding.weight"
 # What a training run of the original code leaves in a VAE's own file.
 NOT_WEIGHTS = ("loss.", "model_ema.")
@@ -85,18 +89,40 @@ def encode_empty_prompt(tensors: Tensors, path: Path) -> torch.Tensor | None:
     if TEXT_MARK not in tensors:
         return None
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig
 
     found = convert_ldm_clip_checkpoint({name: tensor for name, tensor in tensors.items() if name.startswith(TEXT_PREFIX)})
+    ids = torch.tensor([[TEXT["bos_token_id"]] + [TEXT["eos_token_id"]] * (PROMPT_LENGTH - 1)])
+    return run_text_encoder(CLIPTextConfig(**TEXT), found, ids, path)
+
+
+def run_text_encoder(config: CLIPTextConfig, tensors: dict[str, torch.Tensor], ids: torch.Tensor, path: Path) -> torch.Tensor:
+    """The encoder's output for token numbers, [1,77,D] float32.
+
+    tensors: its parameters, by transformers' old names or new; others beside the old ones, of a whole CLIP, are passed over. ids: [1,77]
+    int64. path: what errors name.
+    Raises: ValueError for parameters that are missing, unexpected or of another shape, before memory of the config's size is taken, and
+    for an encoder that does not take these numbers.
+    """
+    from transformers import CLIPTextModel
+
+    def build() -> torch.nn.Module:
+        model = CLIPTextModel(config)
+        return getattr(model, TEXT_LEVEL.rstrip("."), model)
+
+    old = any(name.startswith(TEXT_LEVEL) for name in tensors)
+    found = {name.removeprefix(TEXT_LEVEL): tensor for name, tensor in tensors.items() if name.startswith(TEXT_LEVEL) or not old}
     # a buffer of old versions of transformers
     found = {name: tensor for name, tensor in found.items() if not name.endswith("position_ids")}
-    encoder = CLIPTextModel(CLIPTextConfig(**TEXT))
-    if not hasattr(encoder, "text_model"):  # transformers took that level out of the names
-        found = {name.removeprefix("text_model."): tensor for name, tensor in found.items()}
-    load_strictly(lambda: encoder, found, path).float()
-    ids = torch.tensor([[TEXT["bos_token_id"]] + [TEXT["eos_token_id"]] * (PROMPT_LENGTH - 1)])
-    with torch.no_grad():
-        return encoder(ids).last_hidden_state
+    encoder = load_strictly(build, found, path, torch.float32)
+    try:
+        with torch.no_grad():
+            return encoder(ids).last_hidden_state
+    except Exception as error:  # whatever PyTorch and transformers stumble over
+        raise ValueError(
+            f"{path} must be a text encoder that takes the tokens of its own tokenizer, got one that does not "
+            f"({type(error).__name__}: {first_line(error)}). Copy both again."
+        ) from error
 
 
 def _converted(convert: Callable, found: Tensors, config: dict[str, Any], path: Path, what: str) -> Tensors:

@@ -14,6 +14,7 @@ COMPOSITES, CANDIDATES, MASKS, REALS = "composite_images", "cand_composite_image
 TRAIN_LIST, TEST_LIST = "IHD_train.txt", "IHD_test.txt"
 SUFFIXES = (".png", ".jpg")
 LONGEST_NAME = 200  # bytes; file systems take 255, with numbers and suffix
+NEVER = re.compile(r"[/\\\0:\ud800-\udfff]")  # the last are bytes of a name that is no text: lists could not hold it
 DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, with any suffix
 
 
@@ -34,15 +35,15 @@ def composite_name(image: str, mask: str, k: int | str, suffix: str = ".png") ->
 
 def is_plain(name: str) -> bool:
     """Whether a name stays in its folder, hides nothing, and is a file's on every system, Windows with its devices too."""
-    plain = name.splitlines() == [name] and not name.startswith(".") and not any(letter in name for letter in "/\\\0:")  # lists: a name a line
-    return plain and not DEVICE.fullmatch(name) and len(name.encode("utf-8", "surrogateescape")) <= LONGEST_NAME
+    plain = name.splitlines() == [name] and not name.startswith(".") and not NEVER.search(name)  # lists: a name a line
+    return plain and not DEVICE.fullmatch(name) and len(name.encode()) <= LONGEST_NAME
 
 
 def check_name(name: str, what: str) -> None:
     """Refuse a name that is empty, hidden, too long, a device's on Windows, or leads out of its folder. Raises: ValueError."""
     if not is_plain(name):
         raise ValueError(
-            f"{what} must be a plain file name without / \\ : and not begin with a dot, of at most {LONGEST_NAME} bytes, and no device of "
+            f"{what} must be a plain file name in UTF-8 without / \\ : and not begin with a dot, of at most {LONGEST_NAME} bytes, and no device of "
             f"Windows, got {name[:80]!r}. Rename it."
         )
 

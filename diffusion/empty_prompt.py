@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from ..common.sd_checkpoint import PROMPT_LENGTH
-from ..common.weights.layout import TEXT_ENCODER, TOKENIZER, pipelines
+from ..common.checkpoint import open_model
+from ..common.sd_checkpoint import PROMPT_LENGTH, run_text_encoder
+from ..common.weights.layout import TEXT, TEXT_ENCODER, TOKENIZER, pipelines
 
 logger = logging.getLogger("diffharmony")
 
@@ -30,29 +31,23 @@ def encode_empty_prompt(text_encoder: str | os.PathLike, tokenizer: str | os.Pat
     """The text encoder's output for "", padded to 77 tokens: [1, 77, D] float32.
 
     text_encoder, tokenizer: folders in transformers' layout (CLIPTextModel, CLIPTokenizer).
-    Raises: FileNotFoundError for a missing folder; ValueError for one that cannot be loaded whole.
+    Raises: FileNotFoundError for a missing folder, config or weights; ValueError for one that cannot be loaded whole.
     Source: SPEC §1 (empty-prompt embedding).
     """
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTokenizer
 
     tokens = _transformers_load(CLIPTokenizer, tokenizer, "tokenizer")
-    encoder, info = _transformers_load(CLIPTextModel, text_encoder, "text encoder", output_loading_info=True)
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{text_encoder} must hold a whole CLIPTextModel, got {len(missing)} parameters missing (first: {missing[0]}). "
-            "Copy it again."
-        )
+    config = _transformers_load(CLIPTextConfig, text_encoder, "text encoder")
+    checkpoint, _ = open_model(text_encoder, TEXT)  # transformers itself takes memory for what the config says before it looks at the weights
     ids = tokens("", padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt").input_ids
-    with torch.no_grad():
-        return encoder.eval().float()(ids).last_hidden_state
+    return run_text_encoder(config, checkpoint.tensors, ids, checkpoint.path)
 
 
-def _transformers_load(kind: type, path: str | os.PathLike, what: str, **options):
+def _transformers_load(kind: type, path: str | os.PathLike, what: str):
     if not Path(path).is_dir():
         raise FileNotFoundError(f"{what} folder {Path(path).name!r} must exist, looked in {Path(path).parent.resolve()}. Check the path.")
     try:
-        return kind.from_pretrained(str(path), local_files_only=True, **options)
+        return kind.from_pretrained(str(path), local_files_only=True)
     except Exception as error:  # transformers raises many kinds, down to bare Exception, for a damaged folder
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} must be a whole {kind.__name__} folder, but transformers could not load it ({first}).") from error

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..files import WEIGHT_SUFFIXES
 
-STEM = "diffusion_pytorch_model"
+STEM, TEXT_STEMS = "diffusion_pytorch_model", ("model", "pytorch_model")  # diffusers' and transformers'
 CONFIG = "config.json"
 # beside config.json in a UNet's folder that we wrote: the embedding, direction and prediction type
 PROMPT_FILE = "empty_prompt_embeds.safetensors"
@@ -25,6 +25,7 @@ class Layout(NamedTuple):
     what: its name in errors. folders: those that stand for a folder without a config.json of its own, the first that has one; a * is any
     name. in_pipeline: whether the scheduler, text encoder and tokenizer of the pipeline around it belong to it. parts: what a folder that
     is none of these holds in their place, as many as there are. of_transformers: a folder as transformers writes it, whatever is in it.
+    stems: how its weights files' names begin.
     """
 
     what: str
@@ -32,13 +33,14 @@ class Layout(NamedTuple):
     in_pipeline: bool = False
     parts: tuple[Layout, ...] = ()
     of_transformers: bool = False
+    stems: tuple[str, ...] = (STEM,)
 
 
 VAE = Layout("VAE", ("condition_vae", "vae"))
 UNET = Layout("UNet", ("unet", "base/unet"), in_pipeline=True)
 REFINEMENT = Layout("refinement", ("refinement",))
 CLASSIFIER = Layout("classifier")
-TEXT = Layout("text encoder or tokenizer", of_transformers=True)
+TEXT = Layout("text encoder or tokenizer", of_transformers=True, stems=TEXT_STEMS)
 # All that a pipeline or the authors' archive holds; of the archive its inverse models alone.
 ARCHIVE = Layout("models", parts=(UNET._replace(folders=(*UNET.folders, "weights-*")), VAE, REFINEMENT))
 INVERSE_MODELS = Layout("inverse models", parts=(
@@ -115,7 +117,7 @@ def _of_pipeline(names: set[str], place: str, prompt: bool) -> list[str]:
 def _of_transformers(names: set[str], folder: str) -> list[str]:
     """A folder's small files, and one form of its weights where it has any."""
     small = sorted(name for name in names if name.startswith(f"{folder}/") and not is_weights(name))
-    return [*small, *_weights(names, f"{folder}/model", f"{folder}/pytorch_model")]
+    return [*small, *_weights(names, *(f"{folder}/{stem}" for stem in TEXT_STEMS))]
 
 
 def _places(names: set[str], folder: str) -> list[str]:

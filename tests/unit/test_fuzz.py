@@ -7,7 +7,7 @@ import pytest
 from diffharmony.tests.faults.fuzz import fuzz, shares, warm_up
 from diffharmony.tests.faults.targets import make_good
 
-INPUTS = 240
+INPUTS = 48
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory and changes are looked at as Linux tells them")

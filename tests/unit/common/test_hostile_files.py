@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from diffharmony.common import sd_checkpoint
 from diffharmony.common.checkpoint import METADATA_TENSOR, open_model, read_checkpoint
 from diffharmony.common.files import read_json
 from diffharmony.common.pictures import open_image
@@ -18,8 +19,10 @@ from diffharmony.dataset.layout import check_name
 from diffharmony.dataset.pairs import read_list
 from diffharmony.diffusion import load_unet
 from diffharmony.diffusion.calibration import Calibration
+from diffharmony.diffusion.empty_prompt import encode_empty_prompt
 from diffharmony.harmony_vae import load_vae
 from diffharmony.refinement import load_refinement
+from diffharmony.tests.made.pretrained import make_text_encoder, write_tokenizer
 from diffharmony.tests.made.refinement import make_models
 from diffharmony.train.run.state import clear_log_after
 
@@ -125,6 +128,14 @@ class TestConfigs:
         refusal(load_unet, path)
         assert time.process_time() - began < 5
 
+    @pytest.mark.parametrize("changes", [{"layers_per_block": 10**9}, {"transformer_layers_per_block": [[2**40]]}, {"x": {"y": -(10**30)}}])
+    def test_numbers_that_no_model_has(self, tmp_path, models, changes):
+        assert "whole numbers up to" in refusal(load_unet, with_config(models / "unet.safetensors", tmp_path / "unet.safetensors", **changes))
+        load_unet(models / "unet.safetensors").save_pretrained(tmp_path / "unet")
+        config = tmp_path / "unet" / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+        assert "whole numbers up to" in refusal(load_unet, tmp_path / "unet")
+
     def test_weights_that_are_whole_numbers(self, tmp_path, models):
         from safetensors import safe_open
 
@@ -145,6 +156,64 @@ class TestConfigs:
         refusal(load_unet, tmp_path / "sd.ckpt")
 
 
+class TestTextEncoders:
+    """Memory is taken for one that fits its weights only, and it is run with whatever numbers its tokenizer has."""
+
+    @pytest.fixture
+    def pipeline(self, tmp_path):
+        make_text_encoder().save_pretrained(tmp_path / "text_encoder")
+        write_tokenizer(tmp_path / "tokenizer")
+        return tmp_path
+
+    @staticmethod
+    def changed(file, **changes):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    def encode(self, pipeline):
+        return encode_empty_prompt(pipeline / "text_encoder", pipeline / "tokenizer")
+
+    @pytest.fixture
+    def small_only(self, monkeypatch):
+        """Fails where CLIP's own size is made of values."""
+        made = torch.nn.Embedding.__init__
+
+        def init(module, count, *arguments, **options):
+            made(module, count, *arguments, **options)
+            assert module.weight.is_meta or module.weight.numel() < 10**6, "memory was taken before the weights were looked at"
+
+        monkeypatch.setattr(torch.nn.Embedding, "__init__", init)
+
+    def test_a_config_of_another_size(self, pipeline, small_only):
+        (pipeline / "text_encoder" / "config.json").write_text('{"a": NaN}')
+        assert "must describe a model" in refusal(self.encode, pipeline)
+
+    def test_a_checkpoint_with_next_to_nothing_of_it(self, tmp_path, small_only):
+        torch.save({"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": torch.zeros(1)}, tmp_path / "sd.ckpt")
+        assert "must describe a model" in refusal(sd_checkpoint.encode_empty_prompt, read_checkpoint(tmp_path / "sd.ckpt").tensors, tmp_path / "sd.ckpt")
+
+    def test_token_numbers_that_it_has_not(self, pipeline):
+        self.changed(pipeline / "tokenizer" / "vocab.json", **{"<|startoftext|>": 10**9})
+        assert "tokens of its own tokenizer" in refusal(self.encode, pipeline)
+
+    @pytest.mark.parametrize("end", [[-8, 8], "x"])
+    def test_an_end_that_is_no_number(self, pipeline, end):
+        self.changed(pipeline / "text_encoder" / "config.json", eos_token_id=end)
+        refusal(self.encode, pipeline)
+
+    def test_others_parameters_beside_it_are_passed_over(self, pipeline):
+        wanted, file = self.encode(pipeline), pipeline / "text_encoder" / "model.safetensors"
+        tensors = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(file).items()}
+        save_file({**tensors, "text_projection.weight": torch.zeros(3, 64), "vision_model.x": torch.zeros(1)}, file, {"format": "pt"})
+        assert torch.equal(self.encode(pipeline), wanted)
+
+    def test_shards_and_half_precision(self, pipeline):
+        wanted, folder = self.encode(pipeline), pipeline / "text_encoder"
+        (folder / "model.safetensors").unlink()
+        make_text_encoder().half().save_pretrained(folder, max_shard_size="50KB")
+        assert len(list(folder.glob("model-*"))) > 1
+        torch.testing.assert_close(self.encode(pipeline), wanted, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("held", [["../x.safetensors"], ["/etc/x.bin"], ["a\\..\\x.bin"], [3], [[]], ["config.json"], [], None])
 def test_an_index_of_files_elsewhere(tmp_path, held):
     folder = tmp_path / "unet"
@@ -157,7 +226,7 @@ def test_an_index_of_files_elsewhere(tmp_path, held):
 
 
 class TestNames:
-    @pytest.mark.parametrize("name", ["con", "NUL.png", "Com1", "lpt9.tar.gz", "a" * 300, "../a", "C:a", "a\0b"])
+    @pytest.mark.parametrize("name", ["con", "NUL.png", "Com1", "lpt9.tar.gz", "a" * 300, "../a", "C:a", "a\0b", "a\udcff", "\ud800"])
     def test_what_is_no_file_s_name_on_every_system(self, name):
         refusal(check_name, name, "name")
 
