@@ -73,7 +73,9 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         batches = self._from_readers(lambda: iter(self._loader))
-        self._readers = batches._workers if self._loader.num_workers else []
+        if self._loader.num_workers:
+            self._readers = batches._workers
+            _forget(batches)
         while (packed := self._from_readers(lambda: next(batches, None))) is not None:
             if "bad_image" in packed:
                 raise BadImage(*packed["bad_image"])
@@ -110,13 +112,15 @@ class BatchLoader:
             reader.kill()
         for reader in self._readers:
             reader.join(DYING)
-        # torch's own way to end readers waits for locks, which a killed one may hold: it shall take them for ended, and forget them, as an
-        # iterator made later may have this one's id
-        iterator = self._loader._iterator
-        iterator._shutdown = True
-        if iterator._worker_pids_set:
-            iterator._worker_pids_set = False
-            _remove_worker_pids(id(iterator))
+        # torch's own way to end readers waits for locks, which a killed one may hold: it shall take them for ended
+        self._loader._iterator._shutdown = True
+
+
+def _forget(batches: Any) -> None:
+    """Torch, where any loader of it was used, raises at the death of a reader that it knows, in whatever is being done then."""
+    if batches._worker_pids_set:
+        batches._worker_pids_set = False
+        _remove_worker_pids(id(batches))
 
 
 @contextmanager
@@ -129,9 +133,9 @@ def _child_ends(check: Callable[[], None]) -> Iterator[None]:
     before = signal.getsignal(signal.SIGCHLD)
 
     def ended(*arguments: Any) -> None:
+        check()
         if callable(before):
             before(*arguments)
-        check()
 
     signal.signal(signal.SIGCHLD, ended)
     try:

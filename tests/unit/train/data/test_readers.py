@@ -49,26 +49,38 @@ def die_with_the_lock(index):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "after a loader of torch's own"])
+def other(request):
+    """Such a loader leaves a handler that raises wherever a reader's death finds this process."""
+    before = signal.getsignal(signal.SIGCHLD)
+    if request.param:
+        assert len(list(torch.utils.data.DataLoader([1, 2], num_workers=1))) == 2
+        signal_handling._SIGCHLD_handler_set = False
+        signal_handling._set_SIGCHLD_handler()
+        assert signal.getsignal(signal.SIGCHLD) != before
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
 def gone(readers):
     return not any(os.path.exists(f"/proc/{reader}") for reader in readers)
 
 
 @pytest.mark.parametrize("extra", [lambda index: Reset() if index == 3 else None, die_with_the_lock], ids=["a reset connection", "a lock"])
 @pytest.mark.timeout(60)
-def test_whatever_torch_meets_it_is_one_error_and_ends_all_of_them(extra):
+def test_whatever_torch_meets_it_is_one_error_and_ends_all_of_them(extra, other):
     loader, readers = make_loader(Batches(extra), [[index] for index in range(50)], 2), set()
     with pytest.raises(ReaderDied, match=TOLD.format(r"\d+")):
         for batch in loader:
             readers.add(batch["seed"].item())
     assert readers and gone(readers)
-    key = id(loader._loader._iterator)
     with pytest.raises(ValueError, match="Cannot find worker information"):  # an iterator made later may have its id
-        signal_handling._remove_worker_pids(key)
+        signal_handling._remove_worker_pids(id(loader._loader._iterator))
     del loader, batch
     gc.collect()  # torch's iterator ends with them, or waits forever
 
 
-def test_it_is_told_where_batches_are_taken_and_nowhere_else():
+def test_it_is_told_where_batches_are_taken_and_nowhere_else(other):
     before = signal.getsignal(signal.SIGCHLD)
     loader = make_loader(Batches(), [[index] for index in range(50)], 2)
     taken = iter(loader)
