@@ -281,6 +281,7 @@ def _outs(out: Path, count: int) -> list[Path]:
 
 def _read(job: Job, config: HarmonizeConfig, empty: bool = False) -> Picture:
     from ..common.images import load_alpha, load_image, load_mask
+    from ..common.masks import check_behind
     from ..diffusion.mask_edges import edit_mask
     from ..synthetic.compose import compose_foreground, load_cutout
     from ..synthetic.foreground import own_colours
@@ -289,6 +290,8 @@ def _read(job: Job, config: HarmonizeConfig, empty: bool = False) -> Picture:
     invert = config.invert_mask
     if config.compose is None:
         composite, mask = load_image(job.composite), load_alpha(job.composite) if given is None else given
+        if given is None:
+            check_behind(composite, mask, str(job.composite), "Add --compose background.jpg, or pass a mask where a plain background is meant.")
     else:
         cutout = load_cutout(job.composite, 1 - given if invert and given is not None else given)
         x, y = config.position or (0.5, 0.5)

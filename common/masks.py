@@ -129,6 +129,28 @@ def check_foreground(mask: torch.Tensor, advice: str = DRAW_IT, name: str = "mas
         raise ValueError(no_foreground(name, mask.max().item() * 255, advice))
 
 
+def one_colour(image: torch.Tensor, where: torch.Tensor) -> torch.Tensor | None:
+    """The colour [3] that all pixels of images [B,3,H,W] have where a bool mask [B or 1,1,H,W] says so; None for several colours, or no pixel."""
+    colour = None
+    for one, there in zip(image, where.expand(len(image), -1, -1, -1)):
+        found = one[:, there[0]]
+        if not found.numel():
+            continue
+        colour = found[:, :1] if colour is None else colour
+        if (found != colour).any():
+            return None
+    return None if colour is None else colour[:, 0]
+
+
+def check_behind(image: torch.Tensor, alpha: torch.Tensor, name: str, advice: str) -> None:
+    """Refuse a cut-out in a composite's place: images [B,3,H,W] that have one colour wherever their opacity [B,1,H,W], 0..1, is 0.
+
+    Raises: ValueError.
+    """
+    if one_colour(image, alpha == 0) is not None:
+        raise ValueError(f"{name} must have its background where it is transparent, got one colour there, as a cut-out has. {advice}")
+
+
 def warn_if_dull(mask: torch.Tensor, name: str = "mask") -> None:
     """Log a warning for a mask in 0..1 (or a batch) whose brightest value is well under white."""
     if words := dull(name, mask.max().item() * 255):

@@ -12,7 +12,7 @@ from comfy_execution.graph_utils import GraphBuilder
 
 from ..common.direction import require_direction
 from ..common.images import resize_image, resize_mask
-from ..common.masks import THRESHOLD, check_foreground, check_size, same_batch, warn_if_dull
+from ..common.masks import THRESHOLD, check_behind, check_foreground, check_size, same_batch, warn_if_dull
 from ..diffusion.mask_edges import LARGEST_REACH, edit_mask
 from ..diffusion.model_files import Pair, pairs
 from ..diffusion.variants import MOST_VARIANTS, most_harmonious_first, variant_label, variant_seeds
@@ -36,6 +36,7 @@ WHITE_IS_FOREGROUND = (
     "White is the foreground: on Load Image, paint it with 'Open in MaskEditor', or load a mask's picture with 'Load Image (as Mask)', channel "
     "red. Where black is the foreground, switch invert_mask on."
 )
+PASTE_IT = f"Connect the background to image and the cut-out to foreground, with Load Image's mask and invert_mask on; to place it, use '{COMPOSE}'."
 
 
 class Harmonized(NamedTuple):
@@ -211,12 +212,16 @@ def laid_over(
 def foreground_of(image: torch.Tensor, mask: torch.Tensor | None, **edits) -> torch.Tensor:
     """The MASK [B,H,W] of IMAGE [B,H,W,3 or 4], of its size: the one given, else the image's own fourth channel (opaque = foreground).
 
-    edits: as of `edit_mask`. Raises: ValueError where there is neither, or no foreground.
+    edits: as of `edit_mask`. Raises: ValueError where there is neither, or no foreground, and for a cut-out without a background.
     """
     planes = host_images.to_planes(image)
     if mask is None and image.shape[-1] != 4:
         raise ValueError(f"mask must be connected for an image without transparency, got none. {WHITE_IS_FOREGROUND}")
-    soft = edit_mask(host_images.mask_for(image[..., 3] if mask is None else mask, planes, WHITE_IS_FOREGROUND), **edits)
+    soft = host_images.mask_for(image[..., 3] if mask is None else mask, planes, WHITE_IS_FOREGROUND)
+    if mask is None:
+        check_behind(planes, soft, "image", f"{PASTE_IT} A plain background that is meant: connect a mask.")
+    host_images.check_lit(planes, 1 - soft if edits.get("invert") else soft, PASTE_IT)
+    soft = edit_mask(soft, **edits)
     check_foreground(soft, WHITE_IS_FOREGROUND)
     return soft[:, 0]
 

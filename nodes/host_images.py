@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from ..common.images import pad_to_multiple, resize_mask
-from ..common.masks import check_foreground, settle_mask
+from ..common.masks import check_foreground, one_colour, settle_mask
 from ..common.pictures import check_no_photograph
 
 # The host's bicubic resizes do not clamp: of values in 0..1 they make at most this much less or more.
@@ -60,6 +60,17 @@ def mask_for(mask: torch.Tensor, image: torch.Tensor, advice: str = EMPTY_MASK) 
     for one in mask:
         check_no_photograph(one[0].cpu().numpy(), "mask")
     return resize_mask(mask, image.shape[-2:])
+
+
+def check_lit(image: torch.Tensor, mask: torch.Tensor, advice: str) -> None:
+    """Refuse a soft mask [B or 1,1,H,W] whose white is black all over, or white, in images [B,3,H,W], 0..1: no light changes either.
+
+    Load Image's own mask is so for a cut-out, being white where that is transparent. Raises: ValueError.
+    """
+    colour = one_colour(image, mask == 1)
+    for value, name in ((0, "black"), (1, "white")):
+        if colour is not None and (colour == value).all():
+            raise ValueError(f"mask must mark an object, got pixels that are all {name}, as where a cut-out is transparent. {advice}")
 
 
 def _within(values: torch.Tensor, name: str) -> torch.Tensor:

@@ -21,7 +21,8 @@ def compose(
 
     foreground: IMAGE [B or 1,h,w,4], its fourth channel 1 where it stays, or [B or 1,h,w,3]. mask: MASK of any size, 1 = stays; with four
     channels optional, and both count. invert_mask: 1 in mask = goes. options: as `compose_foreground`.
-    Raises: ValueError for shapes, ranges or options that do not fit, or where nothing says what stays.
+    Raises: ValueError for shapes, ranges or options that do not fit, or where nothing says what stays, or what stays is where the
+    cut-out is transparent.
     """
     planes, behind = host_images.to_planes(foreground), host_images.to_planes(background)
     alphas = {}
@@ -36,6 +37,7 @@ def compose(
             "Connect the mask of its 'Load Image' and switch invert_mask on."
         )
     alpha = torch.stack(same_batch(alphas)).prod(dim=0)
+    host_images.check_lit(planes, alpha, f"Switch invert_mask {'off' if invert_mask else 'on'}.")
     composite, mask = compose_foreground(planes * 2 - 1, alpha, behind * 2 - 1, **options)
     # the way to -1..1 and back rounds
     return host_images.to_image(torch.where(mask == 0, behind, (composite + 1) / 2)), mask[:, 0]

@@ -116,6 +116,23 @@ def test_a_cutout_of_the_images_size_is_laid_over_it(server, run, made, tmp_path
         run(changed(masked, cutout={"image": "odd.png"}))
 
 
+@pytest.mark.parametrize(("hidden", "named"), [(0, "black"), (255, "white")])
+def test_a_cutout_without_its_background_is_refused(server, error_of, made, tmp_path, hidden, named):
+    """As a background remover saves it. Load Image's own mask is white around the object, which would be taken for the foreground."""
+    picture, mask = pixels(made / "second.png").copy(), pixels(made / "mask.png", 1)
+    picture[mask == 0] = hidden
+    Image.fromarray(np.dstack([picture, mask])).save(tmp_path / f"alone_{named}.png")
+    one_link = in_one(composite=server.add_input(tmp_path / f"alone_{named}.png"), mask=None)
+    assert all(words in error_of(one_link) for words in (f"mask must mark an object, got pixels that are all {named}", "the cut-out to foreground"))
+    joined = node("JoinImageWithAlpha", image=["composite", 0], alpha=["composite", 1])
+    own = changed(added(one_link, joined=joined), harmonize={"image": ["joined", 0]})
+    del own["harmonize"]["inputs"]["mask"]
+    assert all(words in error_of(own) for words in ("image must have its background where it is transparent", "the cut-out to foreground"))
+    background = node("LoadImage", image="composite.png")
+    layer = changed(added(one_link, background=background), harmonize={"image": ["background", 0], "foreground": ["composite", 0]})
+    assert "Switch invert_mask on" in error_of(layer)
+
+
 @pytest.mark.parametrize("options", [{}, {"detail": "decoded"}, {"smoothing": 8.0}], ids=str)
 def test_decontaminating_changes_soft_edges_alone(run, made, options):
     prompt = in_one(models=OWN_PAIR, mask_feather=4, decontaminate=True, **options)

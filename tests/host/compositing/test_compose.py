@@ -64,6 +64,7 @@ def test_an_image_with_four_channels_brings_its_own_mask(run, cutout, made):
 @pytest.mark.parametrize(("options", "message"), [
     ({"x": 1.9}, "foreground must lie at least partly on the background"),
     ({"foreground": ["background", 0], "mask": ["background", 1], "invert_mask": False}, "must have foreground (white"),
+    ({"invert_mask": False}, "mask must mark an object, got pixels that are all white, as where a cut-out is transparent. Switch invert_mask on."),
 ], ids=str)  # fmt: skip
 def test_what_does_not_fit_is_refused(error_of, cutout, options, message):
     assert message in error_of(prompt(**options))

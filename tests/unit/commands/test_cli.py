@@ -172,6 +172,13 @@ def test_a_cutout_is_composed_and_then_harmonized(here, capsys):
     assert np.abs(unmixed - placed)[soft].max() > 1 and np.array_equal(unmixed[outside], placed[outside])
 
 
+def test_a_cutout_without_its_background_is_refused(here, capsys):
+    make_cutout(here)
+    assert main(["harmonize", "cutout_soft.png", "--out", "x.png", *MODELS]) == 1
+    assert "cutout_soft.png must have its background where it is transparent, got one colour there" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("x.png").exists()
+
+
 def test_a_folder_of_cutouts_on_one_background(here, capsys):
     make_cutout(here)
     (here / "cutouts").mkdir()
