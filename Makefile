@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generat
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit host tiny bench lock clean clean-cache
+.PHONY: help setup demo test unit host tiny bench pictures lock clean clean-cache
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,10 @@ tiny: setup  ## train the tiny models of assets/tiny again
 
 bench: setup  ## speed, memory and quality of the decode beside references, into docs/benchmarks.md
 	@$(PY) -m diffharmony.applications.benchmarks page
+
+pictures: setup  ## the pictures of the workflows and of the help pages again, after other models or demo photographs; needs Chromium
+	@$(PY) -m diffharmony.tests.browser.template_pictures
+	@$(PY) -m diffharmony.tests.browser.help_pictures
 
 lock: $(UV) $(LOCKED:%=.host/%)  ## resolve requirements/*.txt again (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) .host/$(HOST)/requirements.txt requirements/pins.in pyproject.toml --extra train --extra dev \

@@ -1,8 +1,6 @@
 """Make the pictures of workflows/*.json for the template browser, by running them on the demo's photographs.
 
-    .venv/bin/python -m diffharmony.tests.browser.template_pictures [compose video compare inverse build_dataset]
-
-harmonize.jpg and harmonize_advanced.jpg are made by `demo.py --template-pictures`.
+    .venv/bin/python -m diffharmony.tests.browser.template_pictures [harmonize compose …]
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from PIL import Image
 from diffharmony.tests.host.comfy_client import run_prompt
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
 from diffharmony.tests.host.demo import draw_panels
-from diffharmony.tests.host.prompts import added, compared, composed, node, video, without
+from diffharmony.tests.host.prompts import added, compared, composed, in_one, node, video, without
 from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER, TINY_INVERSE, build_dataset
 
 DEMO = REPOSITORY / "assets" / "demo"
@@ -25,6 +23,7 @@ FRAMES_SHOWN = (3, 6, 9, 11)
 STRIPS = 4
 STRIP = 192, 320  # width, height
 SHEET_WIDTH = 768
+QUALITY = 90
 
 
 def strips(real: np.ndarray, candidates: list[np.ndarray], mask: np.ndarray) -> Image.Image:
@@ -42,6 +41,20 @@ def strips(real: np.ndarray, candidates: list[np.ndarray], mask: np.ndarray) -> 
         shown.append(candidates[int(np.argmax(nearest))])
     parts = [Image.fromarray(one[top : top + height, left : left + width]).resize(STRIP, Image.Resampling.LANCZOS) for one in shown]
     return Image.fromarray(np.concatenate([np.asarray(part) for part in parts], axis=1))
+
+
+def harmonize_picture(url: str, name: str) -> Image.Image:
+    """What was pasted: before at the left of its middle, after at the right, with a line between."""
+    before, after = demo("pasted"), run_prompt(url, in_one("pasted.png", "pasted_mask.png")).images["conditional"][0]
+    middle = round(np.nonzero(demo("pasted_mask").any(axis=(0, 2)))[0].mean())
+    joined = np.concatenate([before[:, :middle], after[:, middle:]], axis=1)
+    joined[:, middle - 1 : middle + 1] = 255
+    return Image.fromarray(joined)
+
+
+def advanced_picture(url: str, name: str) -> Image.Image:
+    harmonized = run_prompt(url, in_one("composite.png", "mask.png")).images["conditional"][0]
+    return draw_panels({"composite": demo("composite"), "mask": demo("mask"), "harmonized": harmonized}, ["composite", "mask", "harmonized"])
 
 
 def inverse_pictures(url: str, name: str) -> Image.Image:
@@ -80,7 +93,10 @@ def demo(name: str) -> np.ndarray:
     return np.asarray(Image.open(DEMO / f"{name}.png").convert("RGB"))
 
 
-PICTURES = {"compose": compose_picture, "video": video_picture, "compare": compare_picture, "inverse": inverse_pictures, "build_dataset": inverse_pictures}
+PICTURES = {
+    "harmonize": harmonize_picture, "compose": compose_picture, "video": video_picture, "compare": compare_picture,
+    "harmonize_advanced": advanced_picture, "inverse": inverse_pictures, "build_dataset": inverse_pictures,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -91,7 +107,7 @@ def main() -> None:
         server.add_demo()
         for name in names:
             path = REPOSITORY / "workflows" / f"{name}.jpg"
-            PICTURES[name](server.url, name).save(path, quality=92)
+            PICTURES[name](server.url, name).save(path, quality=QUALITY, optimize=True)
             print(path.relative_to(REPOSITORY))
 
 

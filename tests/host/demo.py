@@ -60,19 +60,10 @@ def draw_panels(pictures: dict[str, np.ndarray], names: list[str]) -> Image.Imag
     return sheet
 
 
-def split(before: np.ndarray, after: np.ndarray) -> Image.Image:
-    """Left half before, right half after, with a line between: the workflow's picture in the template browser."""
-    middle = before.shape[1] // 2
-    joined = np.concatenate([before[:, :middle], after[:, middle:]], axis=1)
-    joined[:, middle - 1 : middle + 1] = 255
-    return Image.fromarray(joined)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--template-pictures", action="store_true", help="also write those of workflows/harmonize.json and harmonize_advanced.json")
     arguments = parser.parse_args()
     print("Starting a headless ComfyUI and harmonizing assets/demo/pasted.png and composite.png ...", flush=True)
     started = time.monotonic()
@@ -82,9 +73,6 @@ def main() -> None:
     stacked([draw_panels(pasted, ["composite", "mask", HARMONIZED]), draw_panels(pictures, ["composite", HARMONIZED, "real"])]).save(sheet)
     for name, shown in (("pasted", pasted), ("harmonized", pictures)):
         Image.fromarray(shown[HARMONIZED]).save(arguments.out / f"{name}.png")
-    if arguments.template_pictures:
-        split(pasted["composite"], pasted[HARMONIZED]).save(REPOSITORY / "workflows" / "harmonize.jpg", quality=92)
-        draw_panels(pictures, ["composite", "mask", HARMONIZED]).save(REPOSITORY / "workflows" / "harmonize_advanced.jpg", quality=92)
 
     print(f"Done in {time.monotonic() - started:.0f} s.\n\n{'relit: against the real one':30}{'PSNR':>8}{'MSE':>9}{'fMSE':>9}")
     for name in ("composite", HARMONIZED):
