@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.10 --generat
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit host tiny bench pictures lock clean clean-cache
+.PHONY: help setup demo test unit host tiny bench pictures sdist lock clean clean-cache
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,16 @@ bench: setup  ## speed, memory and quality of the decode beside references, into
 pictures: setup  ## the pictures of the workflows and of the help pages again, after other models or demo photographs; needs Chromium
 	@$(PY) -m diffharmony.tests.browser.template_pictures
 	@$(PY) -m diffharmony.tests.browser.help_pictures
+
+# Editable, as tests are no part of what is installed; the lock's versions, of what pyproject.toml asks for alone.
+TESTS ?= tests/unit
+sdist: $(READY)  ## the source distribution, and its unit tests (TESTS=…) where it was unpacked, in an environment of its own
+	@rm -rf build/sdist && mkdir -p build/sdist/tree
+	@$(PY) -c "from setuptools import build_meta; build_meta.build_sdist('build/sdist')" >build/sdist/log
+	@tar -xzf build/sdist/*.tar.gz -C build/sdist/tree --strip-components 1
+	@$(UV) venv --quiet --python $(PY) build/sdist/env
+	@$(UV) pip install --quiet --python build/sdist/env/bin/python --constraint requirements/host-$(HOST).txt --editable "build/sdist/tree[train,dev]"
+	@cd build/sdist/tree && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} ../env/bin/pytest $(TESTS)
 
 lock: $(UV) $(LOCKED:%=.host/%)  ## resolve requirements/*.txt again (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(UPGRADE) .host/$(HOST)/requirements.txt requirements/pins.in pyproject.toml --extra train --extra dev \
