@@ -52,7 +52,7 @@ async ({api, name, layout, note, groups, reroutes}) => {
   }
   const far = axis => Math.max(...app.graph.nodes.map(node => node.pos[axis] + node.size[axis]));
   app.canvas.ds.scale = Math.min(0.85, 1800 / far(0), 920 / far(1));
-  app.canvas.ds.offset = [60, 80];
+  app.canvas.ds.offset = [120, 160];  // beside and under what lies over the canvas
   return app.graph.serialize();
 }
 """

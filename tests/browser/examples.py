@@ -35,6 +35,16 @@ class Example:
     reroutes: dict[tuple[str, str], tuple[tuple[int, int], ...]] = field(default_factory=dict)  # node, input -> what its link is led by
 
 
+# Four lanes above the models and one below the conditioning. What still crosses would cross in any drawing: nodes' inputs are in another order.
+ADVANCED_LINKS = {
+    ("transfer", "image"): ((1970, 94), (2000, 94), (2040, 150), (2040, 460)),
+    ("transfer", "mask"): ((338, 570), (338, 160), (372, 116), (400, 116), (1950, 116), (1980, 116), (2020, 170), (2020, 480)),
+    ("transfer", "model"): ((720, 210), (728, 170), (755, 138), (780, 138), (1930, 138), (1960, 138), (2000, 190), (2000, 520)),
+    ("sampler", "model"): ((720, 210), (728, 170), (755, 138), (780, 138), (1335, 138), (1360, 138), (1382, 190)),
+    ("working", "image"): ((360, 150), (360, 520), (390, 590), (420, 590)),
+    ("decode", "vae"): ((1045, 390), (1045, 520), (1075, 550), (1100, 550)),
+}  # fmt: skip
+
 EXAMPLES = {
     "harmonize": Example(
         prompt=partial(in_one, composite=f"{PAINTED}.png", mask=None),
@@ -156,27 +166,28 @@ EXAMPLES = {
         prompt=partial(transferred, **TINY),
         needs="DiffHarmonyTransfer",
         layout={
-            "composite": ((40, 80), (300, 330), "Composite image"),
-            "mask": ((40, 470), (300, 350), "Foreground mask (white = foreground)"),
-            "vae": ((400, 80), (340, 90), None),
-            "unet": ((400, 220), (340, 110), None),
-            "working": ((400, 470), (340, 130), None),
-            "conditioning": ((800, 80), (290, 110), None),
-            "sampler": ((1130, 80), (290, 270), None),
-            "decode": ((1460, 80), (290, 130), None),
-            "transfer": ((1460, 470), (290, 170), None),
-            "conditional": ((1800, 80), (420, 560), "Harmonized image"),
+            "composite": ((40, 80), (270, 310), "Composite image"),
+            "mask": ((40, 596), (270, 330), "Foreground mask (white = foreground)"),
+            "unet": ((390, 230), (310, 110), None),
+            "vae": ((760, 340), (240, 90), None),
+            "working": ((760, 556), (240, 130), None),
+            "conditioning": ((1110, 230), (230, 110), None),
+            "sampler": ((1400, 230), (230, 270), None),
+            "decode": ((1700, 516), (230, 130), None),
+            "transfer": ((2065, 476), (230, 170), None),
+            "conditional": ((2345, 476), (400, 460), "Harmonized image"),
         },
         groups={
-            "1 Composite and mask": (20, 0, 340, 840),
-            "2 Models": (380, 0, 380, 350),
-            "3 Down to the size of the model": (380, 390, 380, 230),
-            "4 Harmonize at that size": (780, 0, 990, 370),
-            "5 The light, at full size": (1440, 390, 330, 270),
+            "1 Composite and mask": (20, 0, 310, 946),
+            "2 Models": (370, 150, 650, 300),
+            "3 Down to the model's size": (740, 476, 280, 230),
+            "4 Harmonize at that size": (1090, 150, 860, 516),
+            "5 The light, at full size": (2050, 396, 265, 270),
         },
+        reroutes=ADVANCED_LINKS,
         note=Note(
-            pos=(800, 690),
-            size=(620, 150),
+            pos=(1110, 740),
+            size=(620, 190),
             title="What Harmonize Image does, step by step",
             text=(
                 "In the mask white is the foreground. The model works at the size that it was trained at (3, 4); **Transfer Harmony** gives the "
@@ -212,21 +223,39 @@ EXAMPLES = {
         prompt=partial(build_dataset, TINY_CLASSIFIER, **TINY_INVERSE),
         needs="DiffHarmonySaveHarmonizationPair",
         layout={
-            "real": ((40, 80), (300, 330), "Real photograph"),
-            "mask": ((40, 460), (300, 350), "Foreground mask (white = foreground)"),
-            "vae": ((380, 80), (330, 90), None),
-            "unet": ((380, 220), (330, 110), None),
-            "candidates": ((750, 80), (300, 520), None),
-            "classifier": ((380, 380), (330, 90), None),
-            "score": ((1090, 80), (250, 80), None),
-            "sheet": ((1090, 220), (360, 380), "Candidates and their scores"),
-            "select": ((1490, 80), (280, 220), None),
-            "chosen": ((1490, 360), (280, 240), "The most unharmonious"),
-            "pair": ((1810, 80), (290, 520), None),
+            "real": ((40, 361), (300, 330), "Real photograph"),
+            "unet": ((420, 80), (330, 110), None),
+            "vae": ((420, 240), (330, 90), None),
+            "mask": ((420, 612), (330, 300), "Foreground mask (white = foreground)"),
+            "candidates": ((830, 80), (300, 510), None),
+            "classifier": ((1210, 180), (330, 90), None),
+            "score": ((1620, 180), (250, 80), None),
+            "sheet": ((1920, 240), (360, 360), "Candidates and their scores"),
+            "select": ((2360, 80), (280, 220), None),
+            "chosen": ((2720, 80), (270, 260), "The most unharmonious"),
+            "pair": ((2720, 430), (270, 520), None),
+        },
+        groups={
+            "1 Photograph": (20, 280, 340, 430),
+            "2 Models": (400, 0, 370, 350),
+            "3 Mask": (400, 532, 370, 400),
+            "4 Candidates": (810, 0, 340, 610),
+            "5 Score": (1190, 106, 1110, 504),
+            "6 Save the most unharmonious": (2340, 0, 670, 970),
+        },
+        reroutes={
+            ("candidates", "image"): ((420, 375), (720, 375), (790, 330), (795, 190)),
+            ("candidates", "mask"): ((806, 560), (810, 240)),
+            ("score", "images"): ((1165, 130), (1165, 260), (1200, 305), (1230, 305), (1540, 305), (1570, 305), (1600, 260)),
+            ("score", "mask"): ((1540, 626), (1560, 626), (1605, 580), (1605, 290)),
+            ("select", "mask"): ((2270, 626), (2290, 626), (2335, 580), (2335, 200)),
+            ("select", "real"): ((378, 430), (378, 900), (420, 945), (450, 945), (2240, 945), (2270, 945), (2315, 900), (2315, 180)),
+            ("pair", "mask"): ((2610, 626), (2640, 626), (2680, 590), (2690, 480)),
+            ("pair", "real"): ((378, 430), (378, 900), (420, 945), (450, 945), (2620, 945), (2650, 945), (2700, 900), (2702, 520)),
         },
         note=Note(
-            pos=(380, 530),
-            size=(330, 280),
+            pos=(1210, 670),
+            size=(500, 240),
             text=(
                 "**Build training data from real photographs**\n\n"
                 "1. Load a photograph and a mask of one object in it. White is the object.\n"
@@ -246,21 +275,24 @@ PUBLISHED = {
         needs="DiffHarmonyRefine",
         layout={
             **EXAMPLES["harmonize_advanced"].layout,
-            "refinement": ((1460, 270), (290, 90), None),
-            "refine": ((1800, 80), (290, 130), None),
-            "transfer": ((1800, 470), (290, 170), None),
-            "conditional": ((2150, 80), (420, 560), "Harmonized image"),
+            "refinement": ((1700, 340), (230, 90), None),
+            "refine": ((2000, 496), (230, 130), None),
+            "transfer": ((2385, 456), (230, 170), None),
+            "conditional": ((2660, 456), (300, 400), "Harmonized image"),
         },
         groups={
-            "1 Composite and mask": (20, 0, 340, 840),
-            "2 Models": (380, 0, 380, 350),
-            "3 Down to the size of the model": (380, 390, 380, 230),
-            "4 Harmonize at that size, and refine": (780, 0, 1330, 380),
-            "5 The light, at full size": (1780, 390, 330, 270),
+            **{title: box for title, box in EXAMPLES["harmonize_advanced"].groups.items() if title[0] in "123"},
+            "4 Harmonize at that size, and refine": (1090, 150, 1160, 586),
+            "5 The light, at full size": (2370, 376, 265, 270),
+        },
+        reroutes={
+            **{link: tuple((x + 320 * (x > 1900), y) for x, y in points) for link, points in ADVANCED_LINKS.items()},
+            ("refine", "composite"): ((1620, 570), (1645, 570), (1675, 620), (1690, 680), (1715, 680), (1930, 680), (1955, 680), (1985, 630)),
+            ("refine", "mask"): ((1600, 590), (1625, 590), (1655, 640), (1680, 706), (1705, 706), (1940, 706), (1965, 706), (1992, 650)),
         },
         note=Note(
-            pos=(800, 690),
-            size=(620, 150),
+            pos=(1110, 790),
+            size=(620, 190),
             text=(
                 "In the mask white is the foreground. **Harmony Refine** mends the decoded image before its light is transferred to the full-size "
                 "one. The refinement model is named by its *hub_id* (advanced inputs), and downloaded once."

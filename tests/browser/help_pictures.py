@@ -2,7 +2,7 @@
 
     .venv/bin/python -m diffharmony.tests.browser.help_pictures [DiffHarmonyTransfer …]
 
-Needs Chromium. The pictures of Composite Foreground, Crop Foreground and Difference View show photographs alone, and are none of these.
+Needs Chromium. Those of Crop Foreground and Difference View show photographs alone; Composite Foreground's was made by hand.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
+from diffharmony.common.images import load_image, load_mask, tensor_to_pil
+from diffharmony.diffusion.crop import crop_foregrounds
+from diffharmony.evaluation.difference import difference_view
 from diffharmony.refinement import save_refinement
 from diffharmony.tests.browser.author_workflow import ARRANGE, numbered
 from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.browser.frontend import QUEUE, open_frontend
 from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
+from diffharmony.tests.host.demo import draw_panels
 from diffharmony.tests.host.prompts import TINY, added, changed, harmonize, in_one, node, without
 from diffharmony.tests.made.refinement import small_refinement
 
+DEMO = REPOSITORY / "assets" / "demo"
 LARGEST_BYTES, WIDTH = 40_000, 760
 MARGIN = 14  # around the nodes, beside their titles
 PLACE = 160  # from the window's left and upper edge, where nothing lies over the graph
@@ -37,7 +43,7 @@ class Scene(NamedTuple):
 
 
 def of_example(name: str) -> Scene:
-    return Scene(EXAMPLES[name].prompt(), EXAMPLES[name].layout)
+    return Scene(EXAMPLES[name].prompt(), CLOSE.get(name, EXAMPLES[name].layout))
 
 
 def cropped() -> Scene:
@@ -77,6 +83,22 @@ def refined() -> Scene:
     return Scene(prompt, layout, runs=False)
 
 
+# Narrower than the examples' own, which keep their links apart.
+CLOSE = {
+    "harmonize_advanced": {
+        "composite": ((40, 80), (300, 330), None), "mask": ((40, 470), (300, 350), None), "vae": ((400, 80), (340, 90), None),
+        "unet": ((400, 220), (340, 110), None), "working": ((400, 470), (340, 130), None), "conditioning": ((800, 80), (290, 110), None),
+        "sampler": ((1130, 80), (290, 270), None), "decode": ((1460, 80), (290, 130), None), "transfer": ((1460, 470), (290, 170), None),
+        "conditional": ((1800, 80), (420, 560), "Harmonized image"),
+    },
+    "build_dataset": {
+        "real": ((40, 80), (300, 330), "Real photograph"), "mask": ((40, 460), (300, 350), None), "vae": ((380, 80), (330, 90), None),
+        "unet": ((380, 220), (330, 110), None), "candidates": ((750, 80), (300, 520), None), "classifier": ((380, 380), (330, 90), None),
+        "score": ((1090, 80), (250, 80), None), "sheet": ((1090, 220), (360, 380), "Candidates and their scores"),
+        "select": ((1490, 80), (280, 220), None), "chosen": ((1490, 360), (280, 240), "The most unharmonious"),
+        "pair": ((1810, 80), (290, 520), None),
+    },
+}  # fmt: skip
 SCENES = {"crop": cropped, "refine": refined, **{name: (lambda name=name: of_example(name)) for name in EXAMPLES}}
 
 # node id -> the scene, and what of it is shown
@@ -101,6 +123,24 @@ SHOWN = {
     "DiffHarmonyRefine": ("refine", ("refinement", "decode", "refine", "conditional")),
 }
 
+
+def window_photographs() -> Image.Image:
+    image, mask = load_image(DEMO / "pasted.png"), load_mask(DEMO / "pasted_mask.png")
+    (crop,) = crop_foregrounds(mask, smallest=128)
+    whole, window, window_mask = (tensor_to_pil(pixels)[0] for pixels in (image, crop.of(image), crop.of(mask).expand(-1, 3, -1, -1) * 2 - 1))
+    ImageDraw.Draw(whole).rectangle((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height), outline="red", width=2)
+    shown = {"image": whole, "window": window, "its mask": window_mask}
+    return draw_panels({name: np.asarray(picture) for name, picture in shown.items()}, list(shown))
+
+
+def difference_photographs() -> Image.Image:
+    composite, real = (load_image(DEMO / f"{name}.png") for name in ("composite", "real"))
+    shown = {"image": composite, **{name: difference_view(composite, real, 4.0, signed=name == "signed") for name in ("absolute", "signed")}}
+    return draw_panels({name: np.asarray(tensor_to_pil(picture)[0]) for name, picture in shown.items()}, list(shown))
+
+
+PHOTOGRAPHS = {"DiffHarmonyCropForeground": window_photographs, "DiffHarmonyDifference": difference_photographs}
+
 # Brings some nodes to one place of the window; returns where they lie.
 LOOK = """
 ({ids, place, margin}) => {
@@ -117,19 +157,25 @@ LOOK = """
 """
 
 
-def save(picture: bytes, path: Path) -> None:
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+def save(image: Image.Image, node_id: str) -> None:
+    path = REPOSITORY / "web" / "docs" / f"{node_id}.jpg"
     image.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
     for quality in range(90, 30, -5):
         image.save(path, quality=quality, optimize=True)
         if path.stat().st_size < LARGEST_BYTES:
             break
+    print(path.relative_to(REPOSITORY), path.stat().st_size)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ids", nargs="*", default=list(SHOWN), metavar="id", help="of which nodes; all of them by default")
-    wanted = {node_id: SHOWN[node_id] for node_id in parser.parse_args().ids}
+    parser.add_argument("ids", nargs="*", default=[*PHOTOGRAPHS, *SHOWN], metavar="id", help="of which nodes; all of them by default")
+    ids = parser.parse_args().ids
+    for node_id in filter(PHOTOGRAPHS.get, ids):
+        save(PHOTOGRAPHS[node_id](), node_id)
+    wanted = {node_id: SHOWN[node_id] for node_id in ids if node_id not in PHOTOGRAPHS}
+    if not wanted:
+        return
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         server.add_demo()
         save_refinement(small_refinement(), Path(base) / "refinement.safetensors")
@@ -141,7 +187,7 @@ def main() -> None:
                 layout = {numbers[one]: place for one, place in scene.layout.items()}
                 note = {"pos": [-3000, -3000], "size": [10, 10], "title": "", "text": ""}
                 page.evaluate("app.clean()")  # what the scene before made
-                page.evaluate(ARRANGE, {"api": api, "name": name, "layout": layout, "note": note, "groups": {}})
+                page.evaluate(ARRANGE, {"api": api, "name": name, "layout": layout, "note": note, "groups": {}, "reroutes": []})
                 if scene.runs:
                     print(name, page.evaluate(QUEUE))
                 page.wait_for_timeout(3000)
@@ -150,9 +196,7 @@ def main() -> None:
                         continue
                     clip = page.evaluate(LOOK, {"ids": [numbers[one] for one in shown], "place": PLACE, "margin": MARGIN})
                     page.wait_for_timeout(1000)
-                    path = REPOSITORY / "web" / "docs" / f"{node_id}.jpg"
-                    save(page.screenshot(clip=clip), path)
-                    print(path.relative_to(REPOSITORY), path.stat().st_size)
+                    save(Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB"), node_id)
 
 
 if __name__ == "__main__":
