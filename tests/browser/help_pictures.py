@@ -75,10 +75,10 @@ def refined() -> Scene:
     )  # fmt: skip
     prompt = changed(prompt, conditional={"images": ["refine", 0]})
     layout = {
-        "composite": ((0, 0), (300, 330), None), "mask": ((0, 400), (300, 330), None), "vae": ((0, 800), (300, 60), None),
-        "unet": ((0, 930), (300, 80), None), "conditioning": ((340, 800), (280, 110), None), "sampler": ((340, 470), (280, 270), None),
-        "decode": ((660, 470), (280, 150), None), "refinement": ((340, 60), (300, 60), None), "refine": ((1000, 60), (280, 130), None),
-        "conditional": ((1320, 60), (300, 330), None),
+        "composite": ((-800, 0), (300, 330), None), "mask": ((-800, 400), (300, 330), None), "vae": ((-440, 0), (300, 60), None),
+        "unet": ((-440, 160), (300, 80), None), "conditioning": ((-440, 330), (280, 110), None), "sampler": ((0, 250), (270, 270), None),
+        "decode": ((310, 250), (270, 150), None), "refinement": ((310, 80), (270, 60), None), "refine": ((620, 80), (270, 130), None),
+        "conditional": ((930, 80), (280, 330), None),
     }  # fmt: skip
     return Scene(prompt, layout, runs=False)
 
@@ -97,6 +97,12 @@ CLOSE = {
         "score": ((1090, 80), (250, 80), None), "sheet": ((1090, 220), (360, 380), "Candidates and their scores"),
         "select": ((1490, 80), (280, 220), None), "chosen": ((1490, 360), (280, 240), "The most unharmonious"),
         "pair": ((1810, 80), (290, 520), None),
+    },
+    "compare": {
+        "composite": ((-800, 0), (260, 330), None), "mask": ((-800, 400), (260, 330), None), "harmonize": ((-480, 0), (380, 720), None),
+        "both": ((0, 80), (240, 100), "Composite, then harmonized"), "real": ((0, 240), (240, 290), "Real photograph"),
+        "measured": ((300, 80), (240, 170), None), "figures": ((600, 80), (340, 240), "Figures of 0: composite, 1: harmonized"),
+        "differences": ((300, 900), (240, 170), None), "shown": ((600, 900), (340, 340), None),
     },
 }  # fmt: skip
 SCENES = {"crop": cropped, "refine": refined, **{name: (lambda name=name: of_example(name)) for name in EXAMPLES}}
