@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from diffharmony.common.assets import ROOT
 from diffharmony.common.images import load_mask, read_mask
-from diffharmony.common.masks import check_image_and_mask, settle_mask
+from diffharmony.common.masks import check_image_and_mask, one_colour, settle_mask
 from diffharmony.common.pictures import check_no_photograph, grey_mask
 
 SIZE = WIDTH, HEIGHT = 128, 96
@@ -120,3 +120,20 @@ def test_few_pixels_tell_no_photograph():
     check_no_photograph(np.random.default_rng(0).uniform(0, 1, (31, 31)), "mask")
     with pytest.raises(ValueError, match="a photograph in grey"):
         check_no_photograph(np.random.default_rng(0).uniform(0, 1, (32, 32)), "mask")
+
+
+class TestOneColour:
+    """Of what a mask marks in a whole batch."""
+
+    def test_of_all_that_is_marked(self):
+        images, where = torch.rand(2, 3, 200, 5), torch.zeros(1, 1, 200, 5, dtype=torch.bool)
+        assert one_colour(images, where) is None
+        where[..., 10:150, 2:] = True
+        images[:, :, 10:150, 2:] = torch.tensor([0.0, 0.5, 1.0])[:, None, None]
+        assert torch.equal(one_colour(images, where), torch.tensor([0.0, 0.5, 1.0]))
+
+    @pytest.mark.parametrize("place", [(0, 1, 0, 0), (1, 2, 199, 4)])
+    def test_one_other_pixel_anywhere_is_another(self, place):
+        images, where = torch.zeros(2, 3, 200, 5), torch.ones(2, 1, 200, 5, dtype=torch.bool)
+        images[place] = 1 / 255
+        assert one_colour(images, where) is None
