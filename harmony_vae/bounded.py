@@ -3,6 +3,8 @@
 What a tile cannot see of the image, the statistics of norms and what attention looks at, is estimated from the image made small, where all
 norms agree with each other. A pass over all tiles then measures how far that is off, and the small image is gone through again with this
 difference kept: statistics as measured would not do, for each was measured while those before it were wrong, and that adds up with depth.
+The more the small image is like the whole, the faster that converges, so what is decoded in it is the latent of a small image.
+Source: Brandt 1977, "Multi-level adaptive solutions to boundary-value problems", the full approximation scheme.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from .tiles import Patch, Region, Size, tiles_of
 
 HALO = 6  # latent pixels around a tile that it sees
 SMALL = 256  # longer side in pixels of the image made small, or half a tile where that is more, but at most what a tile sees
+LOCAL = 9  # latent pixels of the small image, odd: over such squares its latent has the means of what is decoded
 TOKENS = 128 * 128  # that attention looks at: those of a larger latent are averaged in squares
 
 
@@ -88,14 +91,15 @@ def _averaging(start: int, stop: int, side: int, length: int) -> torch.Tensor:
 class TileByTile:
     """An encoder and, where given, the decoder that takes its features; see `HarmonyVAE.decode_tiled`.
 
-    convs: by number, of the skip features. latent_of: what the decoder takes, of moments and z of one region.
+    convs: by number, of the skip features. latent_of: what the decoder takes, of moments and z of one region. encode: z of pixels that are
+    decoded as they are.
     """
 
     def __init__(
         self, encoder: Sequence[Pass], factor: int, tile: int, decoder: Sequence[Pass] = (), convs: Sequence[nn.Module] = (),
-        latent_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        latent_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None, encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):  # fmt: skip
-        self._encoder, self._decoder, self._convs, self._latent_of = encoder, decoder, convs, latent_of
+        self._encoder, self._decoder, self._convs, self._latent_of, self._encode = encoder, decoder, convs, latent_of, encode
         self._factor, self._tile = factor, tile
         self._around_decoder = margins(decoder, {}, HALO)
         self._around_feature = {one.feature: margin for one, margin in zip(decoder, self._around_decoder[1:]) if one.feature is not None}
@@ -133,13 +137,18 @@ class TileByTile:
         self._one(Region.all_of((pixels.shape[2] // self._factor, pixels.shape[3] // self._factor)), pixels, z, known, measured)
 
     def _made_small(self, pixels: torch.Tensor, z: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Averaged to SMALL."""
+        """Averaged to SMALL; z with the detail of its latent, for an averaged latent is less varied than any image's."""
         size = [side // self._factor for side in pixels.shape[2:]]
         seen = self._tile + 2 * HALO * self._factor
         shrink = max(1.0, max(size) * self._factor / min(seen, max(self._tile // 2, SMALL)))
+        if shrink == 1:
+            return pixels, z
         size = [max(1, round(side / shrink)) for side in size]
         pixels = F.interpolate(pixels, [side * self._factor for side in size], mode="area")
-        return pixels, None if z is None else F.interpolate(z, size, mode="area")
+        if z is None:
+            return pixels, None
+        own = self._encode(pixels)
+        return pixels, own + F.avg_pool2d(F.interpolate(z, size, mode="area") - own, LOCAL, 1, LOCAL // 2, count_include_pad=False)
 
     def _one(self, core: Region, pixels: torch.Tensor, z: torch.Tensor | None, known: Known, measured: Known | None) -> Patch:
         """One tile, `core` of the latent, through the networks. measured: where what it sees is added; may be `known` itself."""
@@ -147,7 +156,8 @@ class TileByTile:
 
         def keep(one: Pass, made: Patch, inner: Region) -> None:
             if one.feature in self._around_feature:
-                features[one.feature] = made.around(inner, self._around_feature[one.feature])
+                seen = made.around(inner, self._around_feature[one.feature])
+                features[one.feature] = seen._replace(values=seen.values.clone())  # a view would hold the whole map
 
         def add(one: Pass, made: Patch, inner: Region) -> None:
             if one.feature is not None:

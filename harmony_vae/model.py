@@ -224,7 +224,10 @@ class HarmonyVAE(AutoencoderKL):
         convs = self.conditional_encoder.skip_convs
         images = z.split(1)
         if mode == "bounded":
-            tiles = TileByTile(encoder, self.spatial_factor, tile, decoder, convs, lambda m, z: self._decoder_input(z, self._posterior(m).mode()))
+            tiles = TileByTile(
+                encoder, self.spatial_factor, tile, decoder, convs, lambda m, z: self._decoder_input(z, self._posterior(m).mode()),
+                lambda pixels: self._posterior(self.encoder(pixels[:, : image.shape[1]])).mode(),
+            )  # fmt: skip
             parts = [tiles.run(pixels[i % len(pixels)].unsqueeze(0), one, refinements) for i, one in enumerate(images)]
             return DecoderOutput(sample=torch.cat(parts))
         lockstep, parts = Lockstep(tuple(image.shape[2:]), tile, z.device, store), []

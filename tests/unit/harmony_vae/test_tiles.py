@@ -101,21 +101,22 @@ def test_moments_of_parts_are_those_of_the_whole_far_from_zero():
     torch.testing.assert_close(merged.scatter / merged.count, exact.var(-1, correction=0), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize(("name", "mask_name", "size", "tile"), [("composite", "mask", (344, 512), 128), ("pasted", "pasted_mask", (256, 384), 256)])
+@pytest.mark.parametrize(
+    ("name", "decoded", "mask_name", "size", "tile"),
+    [("composite", "composite", "mask", (344, 512), 128), ("composite", "real", "mask", (344, 512), 128), ("pasted", "pasted", "pasted_mask", (256, 384), 256)],
+)
 @torch.no_grad()
-def test_bounded_tiles_converge_on_a_photograph(name, mask_name, size, tile):
+def test_bounded_tiles_converge_on_a_photograph(name, decoded, mask_name, size, tile):
     vae = load_harmony_vae(ROOT / "assets/tiny/harmony_vae.safetensors")
-    image = resize_image(load_image(ROOT / f"assets/demo/{name}.png"), size)
+    image, decoded = (resize_image(load_image(ROOT / f"assets/demo/{one}.png"), size) for one in (name, decoded))
     mask = (resize_mask(load_mask(ROOT / f"assets/demo/{mask_name}.png"), size) > 0.5).float()
-    z = vae.encode(image).latent_dist.mode()
+    z = vae.encode(decoded).latent_dist.mode()
     expected = vae.decode(z, vae.encode_condition(image, mask)).sample
-    means = []
-    for refinements in range(3):
-        difference = (vae.decode_tiled(z, image, mask, tile=tile, mode="bounded", refinements=refinements).sample - expected).abs() * 127.5
-        means.append(difference.mean().item())
-    assert means == sorted(means, reverse=True)
-    # one refinement leaves 0.21 to 0.47 here; the aim is 0.1
-    assert means[1] < 0.6 and means[2] < 0.25 and difference.max() < 2
+    differences = [
+        (vae.decode_tiled(z, image, mask, tile=tile, mode="bounded", refinements=refinements).sample - expected).abs() * 127.5 for refinements in range(3)
+    ]
+    assert differences[1].mean() <= 0.1 and differences[1].max() <= 2  # of 255, issue 12's bounds
+    assert differences[2].mean() <= 0.01 and differences[2].max() <= 0.1
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
