@@ -20,6 +20,9 @@ ARGUMENTS = [
     "--enable-unsafe-swiftshader",
 ]
 WAIT_MS = 120_000
+OPEN = "async workflow => { await app.loadGraphData(workflow) }"
+# A seed that no other test has: what the host knows already it would not run again.
+RESEED = "seed => { app.graph.nodes.flatMap(n => n.widgets ?? []).find(w => w.name === 'seed').value = seed }"
 # Queues the open graph as the button does, and says how its run ended.
 QUEUE = """
 async () => {

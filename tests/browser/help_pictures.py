@@ -23,12 +23,11 @@ from diffharmony.refinement import save_refinement
 from diffharmony.tests.browser.author_workflow import ARRANGE, numbered
 from diffharmony.tests.browser.examples import EXAMPLES
 from diffharmony.tests.browser.frontend import QUEUE, open_frontend
-from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
+from diffharmony.tests.host.comfy_server import DEMO, REPOSITORY, ComfyServer
 from diffharmony.tests.host.demo import draw_panels
 from diffharmony.tests.host.prompts import TINY, added, changed, harmonize, in_one, node, without
 from diffharmony.tests.made.refinement import small_refinement
 
-DEMO = REPOSITORY / "assets" / "demo"
 LARGEST_BYTES, WIDTH = 40_000, 760
 MARGIN = 14  # around the nodes, beside their titles
 PLACE = 160  # from the window's left and upper edge, where nothing lies over the graph
@@ -136,13 +135,13 @@ def window_photographs() -> Image.Image:
     whole, window, window_mask = (tensor_to_pil(pixels)[0] for pixels in (image, crop.of(image), crop.of(mask).expand(-1, 3, -1, -1) * 2 - 1))
     ImageDraw.Draw(whole).rectangle((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height), outline="red", width=2)
     shown = {"image": whole, "window": window, "its mask": window_mask}
-    return draw_panels({name: np.asarray(picture) for name, picture in shown.items()}, list(shown))
+    return draw_panels({name: np.asarray(picture) for name, picture in shown.items()})
 
 
 def difference_photographs() -> Image.Image:
     composite, real = (load_image(DEMO / f"{name}.png") for name in ("composite", "real"))
     shown = {"image": composite, **{name: difference_view(composite, real, 4.0, signed=name == "signed") for name in ("absolute", "signed")}}
-    return draw_panels({name: np.asarray(tensor_to_pil(picture)[0]) for name, picture in shown.items()}, list(shown))
+    return draw_panels({name: np.asarray(tensor_to_pil(picture)[0]) for name, picture in shown.items()})
 
 
 PHOTOGRAPHS = {"DiffHarmonyCropForeground": window_photographs, "DiffHarmonyDifference": difference_photographs}

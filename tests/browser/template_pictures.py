@@ -13,12 +13,11 @@ import numpy as np
 from PIL import Image
 
 from diffharmony.tests.host.comfy_client import run_prompt
-from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
+from diffharmony.tests.host.comfy_server import DEMO, REPOSITORY, ComfyServer
 from diffharmony.tests.host.demo import draw_panels
 from diffharmony.tests.host.prompts import added, compared, composed, in_one, node, video, without
 from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER, TINY_INVERSE, build_dataset
 
-DEMO = REPOSITORY / "assets" / "demo"
 FRAMES_SHOWN = (3, 6, 9, 11)
 STRIPS = 4
 STRIP = 192, 320  # width, height
@@ -54,7 +53,7 @@ def harmonize_picture(url: str, name: str) -> Image.Image:
 
 def advanced_picture(url: str, name: str) -> Image.Image:
     harmonized = run_prompt(url, in_one("composite.png", "mask.png")).images["conditional"][0]
-    return draw_panels({"composite": demo("composite"), "mask": demo("mask"), "harmonized": harmonized}, ["composite", "mask", "harmonized"])
+    return draw_panels({"composite": demo("composite"), "mask": demo("mask"), "harmonized": harmonized})
 
 
 def inverse_pictures(url: str, name: str) -> Image.Image:
@@ -71,7 +70,7 @@ def compose_picture(url: str, name: str) -> Image.Image:
     on_grey = Image.new("RGB", cutout.size, "#bbb")
     on_grey.paste(cutout, mask=cutout.getchannel("A"))
     background = np.asarray(Image.open(DEMO / "background.jpg"))
-    return draw_panels({"cut-out": np.asarray(on_grey), "background": background, "harmonized": harmonized}, ["cut-out", "background", "harmonized"])
+    return draw_panels({"cut-out": np.asarray(on_grey), "background": background, "harmonized": harmonized})
 
 
 def video_picture(url: str, name: str) -> Image.Image:
@@ -85,8 +84,7 @@ def video_picture(url: str, name: str) -> Image.Image:
 
 def compare_picture(url: str, name: str) -> Image.Image:
     before, after = run_prompt(url, compared()).images["shown"]
-    named = {"composite": demo("composite"), "composite - real": before, "harmonized - real": after}
-    return draw_panels(named, list(named))
+    return draw_panels({"composite": demo("composite"), "composite - real": before, "harmonized - real": after})
 
 
 def demo(name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from diffharmony.tests.browser.frontend import QUEUE, needs_chromium, open_frontend
+from diffharmony.tests.browser.frontend import OPEN, QUEUE, RESEED, needs_chromium, open_frontend
 from diffharmony.tests.host.comfy_server import REPOSITORY
 
 pytestmark = needs_chromium
@@ -19,8 +19,6 @@ DRAWN = """
   return [node.widgets.filter(w => node.isWidgetVisible(w)).map(w => w.name), node.imgs.length];
 }
 """
-RESEED = "seed => { app.graph.nodes.flatMap(n => n.widgets ?? []).find(w => w.name === 'seed').value = seed }"
-OPEN = "async workflow => { await app.loadGraphData(workflow) }"
 
 
 @pytest.fixture

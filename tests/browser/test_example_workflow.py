@@ -15,7 +15,7 @@ from diffharmony.dataset.pairs import read_list
 from diffharmony.refinement import save_refinement
 from diffharmony.tests.browser.author_workflow import numbered
 from diffharmony.tests.browser.examples import EXAMPLES, PUBLISHED
-from diffharmony.tests.browser.frontend import QUEUE, as_prompt, needs_chromium, open_frontend
+from diffharmony.tests.browser.frontend import OPEN, QUEUE, RESEED, as_prompt, needs_chromium, open_frontend
 from diffharmony.tests.host.comfy_server import NEWEST, REPOSITORY, VERSIONS
 from diffharmony.tests.host.prompts import changed
 from diffharmony.tests.made.clip import FRAMES, RATE
@@ -29,8 +29,6 @@ SHOWN = """
   return [of('PreviewAny').text, of('PreviewImage').images.length];
 }
 """
-# A seed that no other test has: what the host knows already it would not run again.
-RESEED = "() => { app.graph.nodes.flatMap(n => n.widgets ?? []).find(w => w.name === 'seed').value = 20251122 }"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +53,10 @@ def run_example(page, name: str) -> None:
 
 def run_workflow(page, name: str, workflow: dict, prompt: dict) -> None:
     """Open and queue it; name: of its picture in out/. prompt: what the frontend must make of it."""
-    page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+    page.evaluate(OPEN, workflow)
     wanted = numbered(prompt)[0]
     assert without_extras(as_prompt(page), wanted) == wanted
-    page.evaluate(RESEED)
+    page.evaluate(RESEED, 20251122)
     end = page.evaluate(QUEUE)
     picture_of(page, name)
     assert end["name"] == "execution_success", end
@@ -100,7 +98,7 @@ def test_a_missing_model_is_named_with_where_it_belongs(page):
     workflow = json.loads((REPOSITORY / "workflows" / "harmonize_advanced.json").read_text(encoding="utf-8"))
     (loader,) = [node for node in workflow["nodes"] if node["type"] == "DiffHarmonyLoadHarmonyVAE"]
     loader["properties"]["models"][0]["name"] = loader["widgets_values"][0] = "absent_vae.safetensors"
-    page.evaluate("async workflow => { await app.loadGraphData(workflow) }", workflow)
+    page.evaluate(OPEN, workflow)
     page.get_by_text("View details").first.click()
     page.get_by_text("Missing Models").first.wait_for()
     shown = page.inner_text("body")

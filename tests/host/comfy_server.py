@@ -27,6 +27,7 @@ from diffharmony.tests.host.fetch_host import SOURCES
 from diffharmony.tests.made.clip import CLIP, MATTE, save_clip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DEMO = REPOSITORY / "assets" / "demo"
 EXTENSION = "diffharmony"
 NEWEST, *_, OLDEST = SOURCES  # .venv serves the newest
 VERSIONS = tuple(os.environ.get("DIFFHARMONY_HOSTS", f"{NEWEST} {OLDEST}").split())  # that tests run in
@@ -126,7 +127,7 @@ class ComfyServer:
 
     def add_demo(self) -> None:
         """Make the demo's pictures available, under the names that the workflows have. The tiny models are there by themselves."""
-        for picture in sorted((REPOSITORY / "assets" / "demo").glob("*.[pj][np]g")):
+        for picture in sorted(DEMO.glob("*.[pj][np]g")):
             self.add_input(picture)
         folder = self.base / "input"
         save_painted(*(folder / f"{name}.png" for name in ("composite", "mask", PAINTED)))

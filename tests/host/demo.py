@@ -17,9 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from diffharmony.evaluation import measure
 from diffharmony.tests.host import prompts
 from diffharmony.tests.host.comfy_client import PromptFailed, run_prompt
-from diffharmony.tests.host.comfy_server import REPOSITORY, ComfyServer
+from diffharmony.tests.host.comfy_server import DEMO, REPOSITORY, ComfyServer
 
-PICTURES = REPOSITORY / "assets" / "demo"
 HARMONIZED = "harmonized"
 PASTED = {"composite": "pasted", "mask": "pasted_mask"}
 RELIT = {name: name for name in ("composite", "mask", "real")}
@@ -35,7 +34,7 @@ def harmonize(seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         server.add_demo()
         for files in (PASTED, RELIT):
             result = run_prompt(server.url, prompts.in_one(f"{files['composite']}.png", f"{files['mask']}.png", seed=seed))
-            pictures = {name: np.asarray(Image.open(PICTURES / f"{file}.png").convert("RGB")) for name, file in files.items()}
+            pictures = {name: np.asarray(Image.open(DEMO / f"{file}.png").convert("RGB")) for name, file in files.items()}
             found.append({**pictures, HARMONIZED: result.images["conditional"][0]})
     return tuple(found)
 
@@ -47,13 +46,13 @@ def stacked(rows: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def draw_panels(pictures: dict[str, np.ndarray], names: list[str]) -> Image.Image:
+def draw_panels(pictures: dict[str, np.ndarray]) -> Image.Image:
     """The pictures side by side, each under its name."""
-    panels = [Image.fromarray(pictures[name]) for name in names]
+    panels = [Image.fromarray(picture) for picture in pictures.values()]
     panels = [panel.resize((panel.width * PANEL_HEIGHT // panel.height, PANEL_HEIGHT), Image.Resampling.LANCZOS) for panel in panels]
     sheet = Image.new("RGB", (sum(panel.width + GAP for panel in panels) - GAP, LABEL_HEIGHT + PANEL_HEIGHT), "white")
     draw, left = ImageDraw.Draw(sheet), 0
-    for name, panel in zip(names, panels):
+    for name, panel in zip(pictures, panels):
         sheet.paste(panel, (left, LABEL_HEIGHT))
         draw.text((left + panel.width / 2, LABEL_HEIGHT / 2), name, "black", ImageFont.load_default(16), anchor="mm")
         left += panel.width + GAP
@@ -70,7 +69,8 @@ def main() -> None:
     pasted, pictures = harmonize(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet = arguments.out / "before_after.png"
-    stacked([draw_panels(pasted, ["composite", "mask", HARMONIZED]), draw_panels(pictures, ["composite", HARMONIZED, "real"])]).save(sheet)
+    shown = ((pasted, ("composite", "mask", HARMONIZED)), (pictures, ("composite", HARMONIZED, "real")))
+    stacked([draw_panels({name: found[name] for name in names}) for found, names in shown]).save(sheet)
     for name, shown in (("pasted", pasted), ("harmonized", pictures)):
         Image.fromarray(shown[HARMONIZED]).save(arguments.out / f"{name}.png")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffharmony.tests.host.comfy_server import REPOSITORY
+from diffharmony.tests.host.comfy_server import DEMO
 from diffharmony.tests.host.prompts import added, changed, harmonize, node, without
 
 
@@ -69,7 +69,7 @@ def test_core_resizes_of_a_mask_overshoot(run, made):
 
 
 def test_a_photograph_is_no_mask(server, error_of):
-    photograph = server.add_input(REPOSITORY / "assets" / "demo" / "real.png", "photograph.png")
+    photograph = server.add_input(DEMO / "real.png", "photograph.png")
     prompt = without(harmonize(mask=photograph), "plain", "plain_decode")
     assert "mask must be white foreground on black, as masks are, got a photograph in grey" in error_of(prompt)
 

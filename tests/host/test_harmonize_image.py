@@ -13,13 +13,12 @@ from diffharmony.diffusion.mask_edges import edit_mask
 from diffharmony.evaluation import measure
 from diffharmony.harmony_vae import load_harmony_vae
 from diffharmony.tests.host.comfy_client import PromptFailed
-from diffharmony.tests.host.comfy_server import REPOSITORY, save_painted
+from diffharmony.tests.host.comfy_server import DEMO, REPOSITORY, save_painted
 from diffharmony.tests.host.prompts import BUNDLED, TINY, added, changed, harmonize, in_one, node, transferred
 from diffharmony.tests.made.inverse_prompts import TINY_CLASSIFIER
 from diffharmony.tests.host.test_texts import get
 from diffharmony.tests.host.test_workflow import TOLERANCE, as_picture, as_tensor, difference, library_decode, pixels, saved_latent, with_latent
 
-DEMO = REPOSITORY / "assets" / "demo"
 
 
 @pytest.fixture

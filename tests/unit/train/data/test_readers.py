@@ -50,13 +50,12 @@ def die_with_the_lock(index):
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "after a loader of torch's own"])
-def other(request):
+def other(request, monkeypatch):
     """Such a loader leaves a handler that raises wherever a reader's death finds this process."""
     before = signal.getsignal(signal.SIGCHLD)
     if request.param:
+        monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # by none before, which it would not set again
         assert len(list(torch.utils.data.DataLoader([1, 2], num_workers=1))) == 2
-        signal_handling._SIGCHLD_handler_set = False
-        signal_handling._set_SIGCHLD_handler()
         assert signal.getsignal(signal.SIGCHLD) != before
     yield
     signal.signal(signal.SIGCHLD, before)
